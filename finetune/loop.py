@@ -16,7 +16,8 @@ def loop(session: Session) -> Progress:
     """Train, and return the progress. Training ends before the last step where later checkpoints are in vain. Raises
     SystemExit(75) after a signal and its checkpoint."""
     run, progress = session.run, begin(session)
-    with progress_line(run.steps, progress.step, shown=run.accelerator.is_main_process) as bar:
+    passes, is_shown = session.passes_per_step, run.accelerator.is_main_process
+    with progress_line(run.steps, progress.step, passes_per_step=passes, shown=is_shown) as bar:
         if progress.step > 0 and not observe(session, progress, bar):
             end_stopped(session, progress.step)
         if is_settled(session):

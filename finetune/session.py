@@ -199,6 +199,11 @@ class Session:
     """Where checkpoints are scored."""
 
     @property
+    def passes_per_step(self) -> float:
+        """The share of the trained images that a step sees."""
+        return self.run.global_batch_size / self.data.images.num_entries
+
+    @property
     def validates(self) -> bool:
         return bool(self.data.images.held_out) and self.run.config.validation.every > 0
 

@@ -72,6 +72,11 @@ class TrainingImages:
     kept: KeptFiles = field(default_factory=KeptFiles)
     """Files that need not be read again to fill the caches."""
 
+    @property
+    def num_entries(self) -> int:
+        """The trained images of one pass, with their repeats."""
+        return sum(self.records[index].repeats for bucket in self.buckets for index in bucket.records)
+
 
 class TrainingDataset(torch.utils.data.Dataset[Batch]):
     """Samples by (record index, position). Crop, flip and caption are functions of (seed, position)."""

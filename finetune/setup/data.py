@@ -28,6 +28,7 @@ from finetune.plurals import plural
 from finetune.processes.signals import outlive_signals
 from finetune.run_folder.options import cache_folder, held_out_indices
 from finetune.session import LoadedModel, Run, TrainingData
+from finetune.setup.tracking import device_name
 
 
 def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> TrainingData:
@@ -38,6 +39,7 @@ def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> Traini
     images = training_images(run, model, held_out, prompts)
     figures = [bucket_figures(bucket, images.records) for bucket in images.buckets]
     describe(run, figures, num_held_out=len(held_out))
+    run.say(machine_line(run, images.num_entries))
     warnings = [
         *bucket_warnings(run, figures),
         *cut_warnings(run.family, model.components.tokenizers, used_captions(images), config.preview),
@@ -100,6 +102,16 @@ def describe(run: Run, figures: Sequence[BucketFigures], *, num_held_out: int) -
             f"  bucket {figure.width}x{figure.height}: {plural(figure.num_pictures, 'image')}, "
             f"{figure.crop_loss_mean:.1%} of the area cropped, {figure.num_upscaled} upscaled"
         )
+
+
+def machine_line(run: Run, num_entries: int) -> str:
+    """Return what the run computes on, in which precision, and its length."""
+    accelerator, steps = run.accelerator, run.steps
+    passes = steps * run.global_batch_size / num_entries
+    return (
+        f"{plural(accelerator.num_processes, 'process', 'processes')} on {device_name(accelerator.device)}, mixed "
+        f"precision {accelerator.mixed_precision}; {plural(steps, 'step')}, {passes:,.3g} passes over the images."
+    )
 
 
 def bucket_warnings(run: Run, figures: Sequence[BucketFigures]) -> list[str]:
