@@ -84,13 +84,16 @@ def _diffusers(content: Mapping[str, object], base: Path) -> Given:
         for key in ("instance_data_dir", "train_data_dir", "dataset_name")
         if options.get(key)
     ]
-    if options.get("class_data_dir") and Path(str(options["class_data_dir"])).is_dir():
-        folders.append(Folder("class_data_dir", str(options["class_data_dir"]), is_class=True))
+    notes: list[str] = []
+    of_class = str(options.get("class_data_dir", ""))
+    if of_class and Path(of_class).is_dir():
+        folders.append(Folder("class_data_dir", of_class, is_class=True))
+    elif of_class:
+        notes.append(f"class_data_dir {of_class}: no such folder; class images are drawn before training and cached.")
     is_lora = "lora" in script or bool({"rank", "lora_alpha", "use_dora"} & set(options))
     method = "tokens" if "placeholder_token" in options else "lora" if is_lora else "full"
-    notes = []
     if "instance_prompt" in options and "caption_column" in options:
-        notes = ["instance_prompt: the images have captions (caption_column), which are used instead."]
+        notes.append("instance_prompt: the images have captions (caption_column), which are used instead.")
     return Given(table("diffusers"), options, tuple(folders), method, tuple(notes))
 
 
