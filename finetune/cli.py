@@ -6,14 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from finetune.command_options import add_compare, add_import, add_lora, add_rate, add_records, add_wandb_view
 from finetune.config.parse.once import options_once
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
-
-if TYPE_CHECKING:
-    from finetune.config.sections import ModelConfig
 
 
 def main() -> None:
@@ -38,6 +34,7 @@ def main() -> None:
     tokens.add_argument("--model.family", dest="family", help="architecture (found in the checkpoint)")
     tokens.add_argument("--model.config", dest="config", type=Path, help="folder with the configs of a single file")
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
+    commands.add_parser("presets", help="list the presets, with what each is for")
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
     for add in (add_compare, add_records, add_rate, add_wandb_view, add_lora, add_import):
@@ -95,10 +92,16 @@ def run(options: argparse.Namespace) -> None:
                 show_records(options)
             case "wandb-view":
                 save_wandb_view(options)
+            case "presets":
+                from finetune.config.parse.recipe_options import preset_lines
+
+                let_readers_leave()
+                print(*preset_lines(), sep="\n")
             case "rate":
                 rate_targets(options)
             case _:
                 from finetune.config.sections import ModelConfig
+                from finetune.doctor import tokens_text
 
                 quiet_libraries()
                 print(tokens_text(ModelConfig(options.source, options.family, config=options.config), options.num))
@@ -222,28 +225,6 @@ def save_wandb_view(options: argparse.Namespace) -> None:
 
     with ending_with("The same command writes and saves it again."):
         view(options.run, options.entity, options.project, options.output, say)
-
-
-def tokens_text(model: "ModelConfig", num: int) -> str:
-    """Return one line per rare token of a model, with the reason."""
-    from finetune.config.checks import problems
-    from finetune.models import family_named, refuse_unknown_family
-
-    if wrong := [*problems(model, "model"), *([] if num > 0 else [f"num: got {num}, expected 1 or more."])]:
-        raise ValueError("\n".join(wrong))
-    refuse_unknown_family(model.family)
-    from finetune.models.family import ModelSource
-    from finetune.models.loading.components import find_family
-    from finetune.models.text.rare_tokens import embedding_lengths, rare_tokens
-
-    source = ModelSource.from_config(model)
-    tokenizer = family_named(find_family(source, model.family)).tokenizers(source)[0]
-    found = rare_tokens(tokenizer, num, embedding_lengths(Path(model.source)))
-    if not found:
-        return f"The tokenizer of {model.source} has no rare words of three or four letters without a vowel."
-    lines = "\n".join(f"  {token.text:<5} {token.reason}" for token in found)
-    advice = "This is only about spelling. Draw a word with the base model before you choose it."
-    return f"Rare words to call a subject by:\n{lines}\n{advice}"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def ran(
 
 @pytest.mark.parametrize("recipe", KINDS)
 def test_help_loads_nothing_heavy_and_names_every_option(recipe: str, tmp_path: Path) -> None:
-    ended = ran(tmp_path, "--help", recipe=recipe, heavy=(*HEAVY, "numpy", "PIL"))
+    ended = ran(tmp_path, "--help-all", recipe=recipe, heavy=(*HEAVY, "numpy", "PIL"))
     assert ended.returncode == 0 and ended.stderr.splitlines()[-1] == "HEAVY"
     options = as_flat(parse(KINDS[recipe], REQUIRED_BY[recipe], program="test"))
     assert [option for option in options if f"--{option} " not in ended.stdout] == []

@@ -3,16 +3,16 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar, cast, get_type_hints
+from typing import TypeVar, cast, get_type_hints
 
 from finetune.config.checks import SECRET_PATTERN
 from finetune.config.drawing.files import with_files_read
 from finetune.config.facts import Mark, marked, options
 from finetune.config.parse.convert import choices, convert, described, placeholder, several, spelled, suggestion
+from finetune.config.parse.help import print_help
 from finetune.config.parse.other_trainers import counterpart, counterparts
 from finetune.config.parse.run_id import with_run_id
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
-from finetune.processes.streams import let_readers_leave
 
 Config = TypeVar("Config")
 
@@ -49,7 +49,7 @@ def parse_given(
 ) -> tuple[Config, frozenset[str]]:
     """Read a config as `parse`, and list the given options. `elsewhere` returns a sentence about an unknown option that
     another program has, or nothing."""
-    if {"-h", "--help"} & set(arguments):
+    if {"-h", "--help", "--help-all"} & set(arguments):
         print_help(kind, program)
     types_by_key, required = flat_types(kind), required_keys(kind)
     given, found = given_texts(arguments, types_by_key, find_file)
@@ -58,7 +58,7 @@ def parse_given(
         texts = given.pop(key)
         renamed.add(counterparts().get(key))
         meant = elsewhere(key) or meant_option(key, types_by_key, texts)
-        found.append(f"{key}: no such option.{meant} Run with --help for all.")
+        found.append(f"{key}: no such option.{meant} Run with --help-all for all.")
     for key in set(given) & set(marked(kind, Mark.PROMPT_LIST)):
         given[key], wrong = with_files_read(given[key], key)
         found += wrong
@@ -88,19 +88,6 @@ def parse_given(
     if found:
         raise ValueError("\n".join(found))
     return config, frozenset(given)
-
-
-def print_help(kind: type, program: str) -> NoReturn:
-    """Print all options with their help, including `--config`, and exit."""
-    import tyro
-
-    let_readers_leave()
-    file = Annotated[Path | None, tyro.conf.arg(help="YAML file or name of a preset; flags win over what it says.")]
-    field = ("config", file, dataclasses.field(default=None, kw_only=True))
-    shown = dataclasses.make_dataclass("Options", [field], bases=(kind,), frozen=True)
-    shown.__doc__ = kind.__doc__
-    tyro.cli(shown, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
-    raise SystemExit(0)
 
 
 def given_texts(

@@ -1,5 +1,6 @@
 """Shipped YAML files by name: presets and configs of Accelerate."""
 
+import itertools
 from pathlib import Path
 
 from finetune.config.parse.command_line import read_yaml
@@ -41,6 +42,13 @@ def find_accelerate_config(name: str) -> Path:
 def presets_of_family(family: str) -> list[str]:
     """Return the names of the presets for models of a family."""
     return [name for name, path in carried(PRESETS).items() if read_yaml(path)[0].get("model.family") == [family]]
+
+
+def purpose(path: Path) -> str:
+    """Return the first sentence of a preset's comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    return comment.partition(". ")[0].removesuffix(".") + "."
 
 
 def carried(folder: Path) -> dict[str, Path]:

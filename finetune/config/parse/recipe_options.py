@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.config.parse.command_line import flat_types, parse_given, read_flags, read_yaml
+from finetune.config.parse.help import print_first
 from finetune.config.parse.other_trainers import counterparts
-from finetune.config.parse.presets import OF_ACCELERATE, PRESETS, carried, find_preset
+from finetune.config.parse.presets import OF_ACCELERATE, PRESETS, carried, find_preset, purpose
 from finetune.config.pretrain import PretrainConfig
 from finetune.config.recipes import FullTrainConfig, LoRATrainConfig, TextualInversionTrainConfig
 from finetune.config.train import TrainConfig
@@ -31,7 +32,9 @@ def parse_recipe(
     kind: type[Config], arguments: Sequence[str], program: str, say: Callable[[str], None]
 ) -> tuple[Config, frozenset[str]]:
     """Read a recipe's config, and list the given options. `say` receives warnings about a preset that fits but was made
-    for another recipe, and about a warm-up that was shortened."""
+    for another recipe, and about a warm-up that was shortened. `--help` prints the options that matter first."""
+    if {"-h", "--help"} & set(arguments):
+        print_first(kind, program)
     return parse_given(
         kind,
         [*arguments, *shortened_warmup(kind, arguments, say)],
@@ -126,6 +129,24 @@ def refuse_foreign(path: Path) -> None:
             f"config: {path} is a config of {trainer}. Use: finetune import {path} --output NEW.yaml, which writes one "
             "for a recipe here and says what differs."
         )
+
+
+def preset_lines() -> list[str]:
+    """List the presets by recipe, each with what it is for."""
+    lines: list[str] = []
+    found: dict[str, tuple[Path, str]] = {}
+    for name, path in carried(PRESETS).items():
+        found[name] = path, made_for(path) or recipes_with(read_yaml(path)[0])[0]
+    width = max(map(len, found))
+    for recipe in RECIPES:
+        named = [f"  {name:<{width}}  {purpose(path)}" for name, (path, made) in found.items() if made == recipe]
+        lines += ["", f"{recipe}:", *named] if named else []
+    return [
+        *lines[1:],
+        "",
+        "Use: python -m RECIPE --config NAME --model.source MODEL --data.folder IMAGES --output.folder OUT.",
+        f"Options win over it; the reasons of its numbers are in {PRESETS}.",
+    ]
 
 
 def made_for(path: Path) -> str | None:

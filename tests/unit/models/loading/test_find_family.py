@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from finetune.cli import tokens_text
 from finetune.config.checks import problems
 from finetune.config.parse.command_line import parse
 from finetune.config.parse.dump import dump
 from finetune.config.sections import ModelConfig
 from finetune.config.train import TrainConfig
+from finetune.doctor import tokens_text
 from finetune.models import FAMILIES, family_named, refuse_unknown_family
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelFamily, ModelSource
