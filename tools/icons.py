@@ -180,7 +180,7 @@ def looks(icon: Icon, config: IconsConfig) -> Iterator[Drawing]:
 
 
 def often_drawn(icons: list[Icon], config: IconsConfig) -> list[Icon]:
-    """Keep the icons whose concept stands in enough styles and sets."""
+    """Keep the icons whose concept appears in enough styles and sets."""
     styles, sets = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     for icon in icons:
         styles[icon.concept].add(icon.style)
