@@ -1,6 +1,6 @@
 """Words of other trainers on our command line, answered with ours; torch-free."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 
 LAUNCHED = "are Accelerate's: give --{} before -m, or set it in its config file."
@@ -29,7 +29,7 @@ def counterparts() -> Mapping[str, str]:
     return found
 
 
-def counterpart(key: str, known: Container[str], texts: Sequence[str] = ()) -> str:
+def counterpart(key: str, known: Collection[str], texts: Sequence[str] = ()) -> str:
     """Return a sentence about an option of another trainer. It has the value as written here. Empty for other names,
     and where the recipe lacks it."""
     if key in ELSEWHERE:
@@ -37,7 +37,7 @@ def counterpart(key: str, known: Container[str], texts: Sequence[str] = ()) -> s
     ours = counterparts().get(key)
     if ours is not None:
         return f" It is called {ours} here.{_as_ours(key, ours, texts)}" if ours in known else ""
-    return _no_counterpart(key)
+    return "" if any(name.endswith(f".{key}") for name in known) else _no_counterpart(key)
 
 
 def _as_ours(key: str, ours: str, texts: Sequence[str]) -> str:
