@@ -157,7 +157,7 @@ def scores_over_steps(run: ComparedRun, name: str) -> list[Point]:
 
 
 def galleries(runs: Sequence[ComparedRun]) -> list[tuple[str, Gallery]]:
-    """Put the same prompts and seeds beside each other, at strength 1 and at the chosen strength of each run."""
+    """Put the same prompts and seeds beside each other. One gallery has strength 1, one the chosen strengths."""
     whole = [run.images(run.shots[2]) for run in runs]
     names = [f"{run.name}: step {run.shots[2]:,}" if run.shots[2] else run.name for run in runs]
     stronger = [run.images_at_choice() for run in runs]
@@ -173,7 +173,7 @@ def galleries(runs: Sequence[ComparedRun]) -> list[tuple[str, Gallery]]:
 
 
 def side_by_side(runs: Sequence[ComparedRun], names: Sequence[str], drawn: Sequence[RunImages]) -> Gallery | None:
-    """Return the images of prompts and seeds that at least two runs share, a column per run."""
+    """Return the images that at least two runs share. Each run has a column."""
     keys = list(dict.fromkeys(key for images in drawn for key in images))
     shared = [key for key in keys if sum(key in images for images in drawn) > 1]
     shown = first_seeds_first(shared)[:MOST_ROWS]

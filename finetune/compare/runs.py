@@ -95,7 +95,7 @@ class ComparedRun:
         return self.by_text({key: shots[key][step] for key in shots if step is not None and step in shots[key]})
 
     def images_at_choice(self) -> RunImages:
-        """The images of the chosen step at the chosen strength; none where that is 1 or was not drawn."""
+        """The chosen step's images at the chosen strength. None where that is 1 or was not drawn."""
         return self.by_text(stronger(self.scored)) if self.step and self.shots[2] == self.step.step else {}
 
     def by_text(self, images: Mapping[Key, Path]) -> RunImages:

@@ -202,7 +202,7 @@ def read_prompt(folder: Path, grid: Grid, number: int) -> ReadPrompt:
 
 
 def read_images(folder: Path, grid: Grid, known: Mapping[int, ReadPrompt] | None = None) -> DrawnImages:
-    """Read all images of a grid, but those of prompts that are known."""
+    """Read all images of a grid, but those of known prompts."""
     known = known or {}
     read = [
         known[number] if number in known else read_prompt(folder, grid, number) for number in range(len(grid.prompts))

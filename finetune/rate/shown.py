@@ -28,7 +28,7 @@ class Checkpoint:
     images: Mapping[Key, Path]
 
     def num_same_parts(self, target: str, key: Key) -> int:
-        """Count the last parts of the images' folder that are those of a target."""
+        """Count the last folders that images share with a target."""
         if key not in self.images:
             return 0
         own, given = self.images[key].absolute().parent.parts, PurePath(target).parts
@@ -36,7 +36,7 @@ class Checkpoint:
 
 
 def checkpoints_of(scored: Scored, run: str = "") -> Iterator[Checkpoint]:
-    """Yield the base model, every scored step, and the chosen one at each strength. `run` is put before their names."""
+    """Yield the base model, scored steps, and the chosen one's strengths. `run` is put before their names."""
     before = f"{run}: " if run else ""
     texts = [text for text, _ in scored.prompts]
     folders = [("base model", scored.base_images), *((before + each.name, each.images) for each in scored.steps)]
@@ -68,7 +68,7 @@ def votes_about(checkpoints: Sequence[Checkpoint], files: Sequence[Path]) -> lis
 
 
 def last_votes(file: Path) -> list[Mapping[str, Any]]:
-    """Return the last vote about each pair of a file, without those that were taken back."""
+    """Return a file's last vote about each pair. Those taken back are left out."""
     found: dict[str, Mapping[str, Any]] = {}
     for key, row in read_lines(file)[0]:
         found.pop(key, None)

@@ -36,7 +36,7 @@ def read_votes(path: Path, pairs: Sequence[Pair], warn: Callable[[str], None]) -
 
 
 def read_lines(path: Path) -> tuple[list[tuple[str, Mapping[str, Any]]], int]:
-    """Return the key of the pair and the content of each line, and the number of damaged lines."""
+    """Return pair and content of each line. Also return the number of damaged lines."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     damaged = 0
     for line in path.read_bytes().splitlines() if path.exists() else []:

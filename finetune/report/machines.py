@@ -50,7 +50,7 @@ def versions() -> list[tuple[str, str]]:
 
 
 def hardware(starts: Sequence[Start]) -> list[tuple[str, str]]:
-    """List the machines in the order of the run, with the step that each began at."""
+    """List the machines in order, with the step that each began at."""
     changes: list[tuple[int, str]] = []
     for start in starts:
         text = " and ".join(counted(start.machines))

@@ -1,4 +1,4 @@
-"""The lowest validation loss of a run, beside the last and the scores."""
+"""The lowest validation loss of a run, beside last and scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
