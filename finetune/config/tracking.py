@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 TRACKERS: dict[str, tuple[str, str | None]] = {
     "wandb": ("finetune.tracking.wandb.offline_run:WeightsAndBiases", "wandb"),
     "tensorboard": ("finetune.tracking.tensorboard:TensorBoard", "tensorboard"),
+    "mlflow": ("finetune.tracking.mlflow:MLflow", "mlflow"),
     "trackio": ("finetune.tracking.trackio:Trackio", "trackio"),
 }
 """The class of each tracker as "module:Class", imported when it is opened, and the package that it needs."""

@@ -57,11 +57,7 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
                 aliases=("latest", "best") if is_best(session, exported.step) else ("latest",),
             )
         log_gallery(session, tracker)
-        if scored := scored_images(session):
-            tracker.log_scored(scored)
-            strength = (exported.strengths or {}).get("best")
-            best = {"score/exported_step": exported.step} | ({} if strength is None else {"score/strength": strength})
-            tracker.log(best, progress.step)
+        log_scored(session, exported, progress.step, tracker)
         with writing(run.folder / "report.html"):
             report = write_report(run.folder, message=" ".join(lost_output()) or None, votes=own_votes(run.folder))
         tracker.finish(0)
@@ -154,6 +150,18 @@ def log_gallery(session: Session, tracker: Tracker) -> None:
     """Log the previews of all steps as one table."""
     if rows := all_previews(session.run.folder / "previews", session.run.config.preview):
         tracker.log_gallery(rows)
+
+
+def log_scored(session: Session, exported: Exported, step: int, tracker: Tracker) -> None:
+    """Log the scored images as one table. The best and the exported step are numbers."""
+    if not (scored := scored_images(session)):
+        return
+    tracker.log_scored(scored)
+    found = {"score/exported_step": exported.step}
+    if session.desk is not None and (choice := session.desk.choice()) is not None:
+        found["score/best_step"] = choice.row["step"]
+    strength = (exported.strengths or {}).get("best")
+    tracker.log(found if strength is None else found | {"score/strength": strength}, step)
 
 
 def export(session: Session, exported: Exported, method: TuningMethod) -> dict[Path, float]:

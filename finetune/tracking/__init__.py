@@ -1,1 +1,1 @@
-"""Experiment trackers: W&B, TensorBoard and trackio."""
+"""Experiment trackers: W&B, TensorBoard, MLflow and trackio."""

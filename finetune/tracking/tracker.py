@@ -43,6 +43,7 @@ START_SECONDS = 10.0
 FINISH_SECONDS = 5.0
 UPLOAD_SECONDS = 300.0
 COPIED_BYTES_PER_SECOND = 50e6
+TABLE_IMAGES_PER_SECOND = 10.0
 DEFAULT_PROJECT = "sd-finetune"
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,9 @@ class _Lane:
             self.count_failure(f"{type(fault).__name__}: {fault}")
 
     def count_failure(self, what: str) -> None:
-        """Count a failure; the first one is warned of."""
+        """Count a failure; the first one is warned of. Passwords in addresses are omitted."""
         self.num_failures += 1
+        what = re.sub(r"//[^/@\s]+@", "//", what)
         if self.num_failures == 1:
             logger.warning(
                 f"tracking: {self.name} failed ({what}). The run continues, after {MOST_FAILURES} failures without it."
@@ -130,13 +132,11 @@ class Tracker:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Log numbers of a step. A key without a slash becomes train/KEY, and `step` itself is the axis."""
         named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items() if key != "step"}
-        for lane in self._lanes:
-            lane.submit(lambda backend: backend.log(named, step))
+        self._submit(lambda backend: backend.log(named, step))
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:
         """Log the previews of a step, base and tuned side by side."""
-        for lane in self._lanes:
-            lane.submit(lambda backend: backend.log_previews(rows, step))
+        self._submit(lambda backend: backend.log_previews(rows, step))
 
     def log_files(
         self,
@@ -155,28 +155,29 @@ class Tracker:
         files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
         self._copy_seconds += sum(file.stat().st_size for file in files) / COPIED_BYTES_PER_SECOND
         artifact = LoggedFiles(safe_name, kind, folder, tuple(paths), described, tuple(aliases))
-        for lane in self._lanes:
-            lane.submit(lambda backend: backend.log_files(artifact))
+        self._submit(lambda backend: backend.log_files(artifact))
 
     def log_inputs(self, inputs: Sequence[Input]) -> None:
         """Record the base model and dataset of the run."""
-        for lane in self._lanes:
-            lane.submit(lambda backend: backend.log_inputs(inputs) if isinstance(backend, Desk) else None)
+        self._submit(lambda backend: backend.log_inputs(inputs) if isinstance(backend, Desk) else None)
 
     def log_gallery(self, rows: Sequence[tuple[int, PreviewRow]]) -> None:
         """Record all previews of the run, each with its step."""
-        for lane in self._lanes:
-            lane.submit(lambda backend: backend.log_gallery(rows) if isinstance(backend, Desk) else None)
+        self._copy_seconds += len(rows) / TABLE_IMAGES_PER_SECOND
+        self._submit(lambda backend: backend.log_gallery(rows) if isinstance(backend, Desk) else None)
 
     def log_scored(self, images: Sequence[ScoredImage]) -> None:
         """Record the images of all scored checkpoints with their scores."""
-        for lane in self._lanes:
-            lane.submit(lambda backend: backend.log_scored(images) if isinstance(backend, Desk) else None)
+        self._copy_seconds += len(images) / TABLE_IMAGES_PER_SECOND
+        self._submit(lambda backend: backend.log_scored(images) if isinstance(backend, Desk) else None)
 
     def alert(self, title: str, text: str) -> None:
         """Send an alert with the trackers that have them."""
+        self._submit(lambda backend: backend.alert(title, text) if isinstance(backend, Alerting) else None)
+
+    def _submit(self, call: Callable[[Backend], None]) -> None:
         for lane in self._lanes:
-            lane.submit(lambda backend: backend.alert(title, text) if isinstance(backend, Alerting) else None)
+            lane.submit(call)
 
     def finish(self, exit_code: int) -> None:
         """Close every tracker. One that hangs is abandoned after `FINISH_SECONDS`, a dead server sooner. A healthy
