@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from typing import cast
 
 LAUNCHED = "are Accelerate's: give --{} before -m, or set it in its config file."
 ELSEWHERE = {
@@ -52,7 +53,10 @@ def _as_ours(key: str, ours: str, texts: Sequence[str]) -> str:
         found = convert_value(row, texts[0] if texts else "true", {})
     except NoCounterpartError as error:
         return f" There {error}"
-    given = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in found.items()}
+    given = {
+        name: " ".join(map(str, cast(list[object], value))) if isinstance(value, list) else value
+        for name, value in found.items()
+    }
     words = " ".join(
         f"--{name} {str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()
     )

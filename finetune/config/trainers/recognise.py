@@ -65,7 +65,7 @@ def described(content: Content) -> str:
     """Describe a file of another kind, and name the known ones."""
     known = "; ".join(f"{each.name}: {each.files}" for each in all_tables())
     if isinstance(content, list):
-        first = cast(object, content[0]) if content else None
+        first = content[0] if content else None
         if isinstance(first, Mapping):
             names = set(map(str, cast(Mapping[object, object], first)))
             for marks, what in PARTS:

@@ -135,7 +135,8 @@ def _rows(value: object) -> tuple[Row, ...]:
         fields["values"] = {str(key).lower(): ours for key, ours in fields["values"].items()}
     for name in ("methods", "recipes"):
         fields[name] = tuple(fields.get(name, ()))
-    return (Row(**{**fields, "when": _conditions(fields.get("when", {}))}),)
+    fields["when"] = _conditions(fields.get("when", {}))
+    return (Row(**fields),)
 
 
 def _conditions(found: Mapping[str, object]) -> Conditions:
