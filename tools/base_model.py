@@ -4,9 +4,11 @@
 
 The same command continues an interrupted run. WORK receives the two sets of tools/icons.py, then a run folder for each
 stage of `recipes.pretrain`: tokenizer, autoencoder, denoiser, and a short one in which the rate falls to nothing.
-WORK/pieces has the result in files of at most 15 MB, for places that take no larger ones: `cat FILE.part* > FILE`.
+WORK/pieces has the result in files of at most 15 MB, for places that take no larger ones: `cat FILE.part* > FILE`. Card
+and attribution are beside it; `benchmarks/base_quality.py` prints the figures that the card wants.
 """
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from tools.icons import IconsConfig, write
 
 PRESET = PACKAGES / "recipes" / "configs" / "pretrain_icons.yaml"
 PIECE_BYTES = 15 * 2**20
+CARD, ATTRIBUTION = (Path(__file__).with_name(f"icons_{name}.md") for name in ("card", "attribution"))
+"""What goes with the weights. The card has a name between two @ where a figure is missing."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ def split(model: Path, pieces: Path) -> Path:
     if pieces.exists():
         return pieces
     with new_folder(pieces) as unfinished:
+        shutil.copy(CARD, unfinished / "README.md")
+        shutil.copy(ATTRIBUTION, unfinished / "ATTRIBUTION.md")
         for file in sorted(path for path in model.rglob("*") if path.is_file()):
             data, target = file.read_bytes(), unfinished / file.relative_to(model)
             target.parent.mkdir(parents=True, exist_ok=True)

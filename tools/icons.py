@@ -40,9 +40,9 @@ class IconsConfig:
     """Folder of Parquet files."""
     output: Path
     """Folder to write; it must not exist."""
-    least_styles: int = 4
+    least_styles: int = 5
     """Concepts in fewer styles are left out."""
-    least_sets: int = 1
+    least_sets: int = 5
     """Concepts in fewer sets are left out: the variants of one set are one drawing."""
     coloured: float = 0.15
     """Share of icons that also get a copy in another colour."""

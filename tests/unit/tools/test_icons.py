@@ -10,9 +10,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from finetune.data.manifest import read_manifest
+from tools.base_model import ATTRIBUTION
 from tools.icons import Icon, IconsConfig, read_icons, write
 
-STYLES = {"fine": "line icon", "bold": "bold line icon", "flat": "flat emoji", "round": "solid icon"}
+STYLES = {
+    "fine": "line icon",
+    "bold": "bold line icon",
+    "flat": "flat emoji",
+    "round": "solid icon",
+    "thin": "thin line icon",
+}
 CONCEPTS = [f"thing {number}" for number in range(40)]
 
 
@@ -111,3 +118,18 @@ def test_the_set_for_an_autoencoder_has_no_captions_and_all_concepts(source: Pat
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no Parquet files"):
         write(IconsConfig(tmp_path, tmp_path / "set"))
+
+
+ICONS = Path(__file__).parents[3].parent / "shared" / "data" / "icons"
+
+
+def test_the_attribution_names_every_set_with_its_licence_and_author() -> None:
+    lines = ATTRIBUTION.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][2:]
+    assert len(rows) == 30 and all(len(row) == 4 and all(row) for row in rows)
+    assert {row[3] for row in rows} == {"MIT", "Apache-2.0", "CC0-1.0", "CC-BY-4.0"}
+    if ICONS.exists():
+        tables = [pyarrow.parquet.read_table(path, columns=["set", "license"]) for path in ICONS.glob("*.parquet")]
+        assert {(row["set"], row["license"]) for table in tables for row in table.to_pylist()} == {
+            (row[0], row[3]) for row in rows
+        }
