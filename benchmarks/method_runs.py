@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from base_quality import draw, load
 from diffusers import StableDiffusionPipeline
 from method_list import SHARED, Method
+from quality.drawing import draw, load
 
 from finetune.demo.run import BASE_MODEL, PACKAGES
 

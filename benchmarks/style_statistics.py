@@ -7,14 +7,14 @@ All images are arrays [N H W 3] in [0, 1]. Nothing here is learned or knows a mo
   channels), each averaged over pixels and images.
 * Distance of two sets: half the sum of the histograms' differences (the share of pixels that have another colour), plus
   the differences of edge density and of saturation; each part is between 0 and 1.
-* Shape: how much neighbouring pixels of the grey image differ, averaged to 16x16, as that of
-  benchmarks/base_quality.py, here brought to mean 0 and length 1: neither colour, nor which of drawing and paper is the
-  darker, nor how strong the lines are decides. Of drawings in another style the shape is a weak witness, so the figure
+* Shape: how much neighbouring pixels of the grey image differ, averaged to 16x16, as in benchmarks/quality/features.py,
+  here brought to mean 0 and length 1: neither colour, nor which of drawing and paper is the darker, nor how strong the
+  lines are decides. Of drawings in another style the shape is a weak witness, so the figure
   is how often an image is nearer to the reference of its own caption than the median reference is: 0.5 by chance.
 """
 
 import numpy as np
-from base_quality import averaged, distances, features
+from quality.features import averaged, colours_and_edges, distances
 
 BOXES = 4
 EDGE = 0.1
@@ -82,8 +82,8 @@ def concept_figures(images: np.ndarray, references: np.ndarray) -> dict[str, flo
 
 
 def unit_distance(references: np.ndarray) -> float:
-    """Return the mean distance of two references, the unit of others. It is measured in base_quality's feature."""
-    found = features(references)
+    """Return the mean distance of two references, the unit of others. It is measured in colours and edges."""
+    found = colours_and_edges(references)
     return float(distances(found, found).sum() / (len(found) * (len(found) - 1)))
 
 
@@ -92,7 +92,7 @@ def likeness(images: np.ndarray, views: np.ndarray, unit: float) -> float:
 
     It is 1 for a view itself, and 0 at the distance of two unrelated references.
     """
-    return float(1 - distances(features(images), features(views)).min(1).mean() / unit)
+    return float(1 - distances(colours_and_edges(images), colours_and_edges(views)).min(1).mean() / unit)
 
 
 def drift(images: np.ndarray, before: np.ndarray, unit: float) -> float:
@@ -100,4 +100,4 @@ def drift(images: np.ndarray, before: np.ndarray, unit: float) -> float:
 
     The unit is the distance of two unrelated references.
     """
-    return float(np.linalg.norm(features(images) - features(before), axis=1).mean() / unit)
+    return float(np.linalg.norm(colours_and_edges(images) - colours_and_edges(before), axis=1).mean() / unit)

@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 
-from benchmarks.base_quality import (
+from benchmarks.emoji_quality import (
     SAMPLERS,
     as_image,
     autoencoder_psnr,

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/base_quality.py, one module per subject."""
