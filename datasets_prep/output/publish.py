@@ -29,7 +29,8 @@ LARGEST_FOLDER = 10_000
 CARD = "README.md"
 OWN_FILE = re.compile(rf"[0-9a-f]{{32}}({MASK_SUFFIX})?\.\w+|metadata\.jsonl")
 OWN_SHARD = re.compile(r"(train|validation)-\d{5}\.parquet")
-OWN_TEMPORARY = re.compile(r"tmp-report\.html-\d+")  # names are matched without the dot in front
+OWN_TEMPORARY = re.compile(r"tmp-report\.html-([A-Za-z0-9-]*-)?\d+(-[0-9a-f]{8})?")
+"""What a kill leaves of `files.aside`, and of version 0.1. Names are matched without the dot in front."""
 
 
 def publish(
