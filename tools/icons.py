@@ -200,6 +200,11 @@ def write(config: IconsConfig) -> int:
     if not icons:
         raise ValueError(f"source: {config.source} has no Parquet files with icons. Give the folder that has them.")
     chosen = icons if config.for_vae else often_drawn(icons, config)
+    if not chosen:
+        raise ValueError(
+            f"least_styles, least_sets: got {config.least_styles} and {config.least_sets}, but no concept of "
+            f"{config.source} is in so many. Give smaller numbers."
+        )
     apart = [icon for icon in chosen if icon.is_held_out]
     validation = set(random.Random(config.seed).sample(apart, min(config.num_validation, len(apart))))
     with new_folder(config.output) as unfinished:

@@ -31,7 +31,7 @@ SMALL = {
     "checkpoint.every": 50,
     "tracking.names": (),
 }
-STYLES = ("line icon", "bold line icon", "flat emoji", "solid icon")
+STYLES = ("line icon", "bold line icon", "flat emoji", "solid icon", "thin line icon")
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,12 @@ def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
         write(IconsConfig(tmp_path, tmp_path / "set"))
 
 
+def test_concepts_in_too_few_sets_are_refused_before_a_folder_is_written(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got 5 and 6, but no concept"):
+        write(IconsConfig(source, tmp_path / "set", least_sets=6))
+    assert not (tmp_path / "set").exists()
+
+
 ICONS = Path(__file__).parents[3].parent / "shared" / "data" / "icons"
 
 
