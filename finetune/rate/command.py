@@ -43,7 +43,8 @@ def rate(options: RateOptions, say: Say = print) -> Result:
         say(f"Compare at\n  {server.url}\nKeys: 1 left, 2 right, 0 no difference, u takes a vote back. Ctrl-C ends it.")
         server.serve_until_interrupted()
         result = page.result()
-        if path.parent == first.root == second.root and (report := renew_report(first.root)) is not None:
+        is_of_the_run = first.root is not None and path.parent == first.root == second.root
+        if is_of_the_run and (report := renew_report(path.parent)) is not None:
             say(f"Its votes are on {report}.")
     for line in [*result.sentences(), *result.table()]:
         say(line)
