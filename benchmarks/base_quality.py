@@ -21,8 +21,11 @@ set are held out by a hash (tools/icons.py). All seeds are fixed; each figure is
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools, which is not installed
 
 from diffusers.utils import logging
 from quality.concepts import Trial, autoencoder, captions, colours, pairs, unknown_words

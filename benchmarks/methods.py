@@ -33,14 +33,18 @@ import argparse
 import json
 import random
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools, which is not installed
 
 import numpy as np
 from diffusers.utils import logging
 from method_list import STYLE, SUBJECT, Method
 from method_runs import Sampling, drawn, train
 from PIL import Image, ImageChops
+from quality.features import unit_distance
 from style_statistics import (
     concept_figures,
     distances,
@@ -49,7 +53,6 @@ from style_statistics import (
     likeness,
     shapes,
     style_distance,
-    unit_distance,
 )
 
 from finetune.files import new_folder

@@ -11,8 +11,11 @@ decide. Its last features (of length 1) tell styles apart that it never saw.
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools, which is not installed
 
 import numpy as np
 import torch

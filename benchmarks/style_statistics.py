@@ -9,12 +9,12 @@ All images are arrays [N H W 3] in [0, 1]. Nothing here is learned or knows a mo
   the differences of edge density and of saturation; each part is between 0 and 1.
 * Shape: how much neighbouring pixels of the grey image differ, averaged to 16x16, as in benchmarks/quality/features.py,
   here brought to mean 0 and length 1: neither colour, nor which of drawing and paper is the darker, nor how strong the
-  lines are decides. Of drawings in another style the shape is a weak witness, so the figure
-  is how often an image is nearer to the reference of its own caption than the median reference is: 0.5 by chance.
+  lines are decides. Of drawings in another style the shape is a weak witness, so the figure is how often an image is
+  nearer to the reference of its own caption than the median reference is: 0.5 by chance.
 """
 
 import numpy as np
-from quality.features import averaged, colours_and_edges, distances
+from quality.features import averaged, colours_and_edges, distances, moved, saturation
 
 BOXES = 4
 EDGE = 0.1
@@ -27,7 +27,7 @@ def statistics(images: np.ndarray) -> tuple[np.ndarray, float, float]:
     histogram = np.bincount(numbers.ravel(), minlength=BOXES**3) / numbers.size
     down, across = grey_differences(images)
     edges = float(((down > EDGE) | (across > EDGE)).mean())
-    return histogram, edges, float((images.max(-1) - images.min(-1)).mean())
+    return histogram, edges, saturation(images)
 
 
 def grey_differences(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,12 +81,6 @@ def concept_figures(images: np.ndarray, references: np.ndarray) -> dict[str, flo
     }
 
 
-def unit_distance(references: np.ndarray) -> float:
-    """Return the mean distance of two references, the unit of others. It is measured in colours and edges."""
-    found = colours_and_edges(references)
-    return float(distances(found, found).sum() / (len(found) * (len(found) - 1)))
-
-
 def likeness(images: np.ndarray, views: np.ndarray, unit: float) -> float:
     """Return the mean likeness of images to views of the subject.
 
@@ -100,4 +94,4 @@ def drift(images: np.ndarray, before: np.ndarray, unit: float) -> float:
 
     The unit is the distance of two unrelated references.
     """
-    return float(np.linalg.norm(colours_and_edges(images) - colours_and_edges(before), axis=1).mean() / unit)
+    return moved(images, before) / unit

@@ -9,10 +9,9 @@ from diffusers import StableDiffusionPipeline
 from style_ruler import load_ruler
 from style_ruler import ranks as style_ranks
 
-from quality.drawing import as_image, decoded, draw
+from quality.drawing import decoded, draw, main_colours
 from quality.features import colours_and_edges, distances, ranks, shapes, shares
 from quality.icons import NUM_CANDIDATES, UNKNOWN, by_concept, held_out_pairs, read_images, training_icons
-from tools.colours import main_colour
 from tools.icons import Icon
 
 THIN = ("thin", "light", "fine", "precise", "technical line")
@@ -121,10 +120,10 @@ def unknown_words(trial: Trial) -> Figures:
 
 def colours(trial: Trial) -> Figures:
     """Yield how many drawings have the colour that the prompt names."""
-    yield f"colour asked for, of {len(COLOURED)}", {"share": colours_right(trial.draw(COLOURED))}
+    yield f"colour asked for, of {len(COLOURED)}", {"share": colours_right(COLOURED, trial.draw(COLOURED))}
 
 
-def colours_right(drawn: np.ndarray) -> float:
-    """Return the share of the drawings of COLOURED in their colour."""
-    named = [main_colour(as_image(image)) for image in drawn]
-    return float(np.mean([text.split()[0] == colour for text, colour in zip(COLOURED, named, strict=True)]))
+def colours_right(prompts: Sequence[str], drawn: np.ndarray) -> float:
+    """Return the share of drawings in the colour that begins their prompt."""
+    named = main_colours(drawn)
+    return float(np.mean([text.split()[0] == colour for text, colour in zip(prompts, named, strict=True)]))

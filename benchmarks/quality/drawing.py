@@ -16,6 +16,8 @@ from diffusers import (
 )
 from PIL import Image
 
+from tools.colours import main_colour
+
 SAMPLERS: dict[str, Any] = {
     "DDIM": DDIMScheduler,
     "PNDM": PNDMScheduler,
@@ -67,3 +69,8 @@ def decoded(pipeline: StableDiffusionPipeline, images: np.ndarray) -> np.ndarray
 def as_image(image: np.ndarray) -> Image.Image:
     """Return an image [H W 3] in [0, 1] as Pillow's."""
     return Image.fromarray((image * 255).round().astype(np.uint8))
+
+
+def main_colours(images: np.ndarray) -> list[str | None]:
+    """Name the most frequent colour of each drawing."""
+    return [main_colour(as_image(image)) for image in images]

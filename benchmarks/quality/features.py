@@ -77,3 +77,19 @@ def ranks(found: np.ndarray, references: np.ndarray) -> np.ndarray:
 def shares(found: np.ndarray) -> dict[str, float]:
     """Return how many ranks are first, and among the first five."""
     return {"top_1": float((found < 1).mean()), "top_5": float((found < 5).mean())}
+
+
+def unit_distance(images: np.ndarray) -> float:
+    """Return the mean distance of two different images."""
+    found = colours_and_edges(images)
+    return float(distances(found, found).sum() / (len(images) * (len(images) - 1)))
+
+
+def moved(images: np.ndarray, before: np.ndarray) -> float:
+    """Return the mean distance of images from those before."""
+    return float(np.linalg.norm(colours_and_edges(images) - colours_and_edges(before), axis=1).mean())
+
+
+def saturation(images: np.ndarray) -> float:
+    """Return the mean of (max - min) over the colour channels."""
+    return float((images.max(-1) - images.min(-1)).mean())

@@ -8,7 +8,7 @@ from PIL import Image
 
 from quality.concepts import Figures, Trial
 from quality.drawing import SAMPLERS, as_image, decoded, draw
-from quality.features import colours_and_edges, distances, ranks, shapes, shares
+from quality.features import moved, ranks, saturation, shapes, shares, unit_distance
 from quality.icons import read_images, training_icons
 
 GUIDANCE_SCALES = (1.0, 3.0, 5.0, 7.0)
@@ -64,19 +64,3 @@ def others(trial: Trial, texts: list[str], asked: list[str], start: np.ndarray, 
         change = np.abs(drawn - start)[:, :, columns].mean()
         through = np.abs(decoded(trial.pipeline, start) - start)[:, :, columns].mean()
         yield f"inpainting, {label} the mask", {"change": float(change), "of the autoencoder": float(through)}
-
-
-def unit_distance(images: np.ndarray) -> float:
-    """Return the mean distance of two different images."""
-    found = colours_and_edges(images)
-    return float(distances(found, found).sum() / (len(images) * (len(images) - 1)))
-
-
-def moved(images: np.ndarray, before: np.ndarray) -> float:
-    """Return the mean distance of images from those before."""
-    return float(np.linalg.norm(colours_and_edges(images) - colours_and_edges(before), axis=1).mean())
-
-
-def saturation(images: np.ndarray) -> float:
-    """Return the mean of (max - min) over the colour channels."""
-    return float((images.max(-1) - images.min(-1)).mean())

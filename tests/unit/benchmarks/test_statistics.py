@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
+from quality.features import unit_distance
 from style_statistics import (
     concept_figures,
     drift,
@@ -15,7 +16,6 @@ from style_statistics import (
     likeness,
     statistics,
     style_distance,
-    unit_distance,
 )
 
 
