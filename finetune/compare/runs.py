@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.parse.command_line import read_yaml
-from finetune.report.gallery import Key, Shots, find_previews, find_scored
+from finetune.report.gallery import Shots, by_text, find_previews, find_scored
 from finetune.report.rows import Row, finite, read_json, read_rows
 from finetune.report.scores import Scored, ScoredStep, ScoreValue, read_scores
 from finetune.report.strengths import stronger
@@ -92,16 +92,13 @@ class ComparedRun:
     def images(self, step: int | None) -> RunImages:
         """The images of a step by prompt and seed. Step 0 is the base model."""
         shots = self.shots[0]
-        return self.by_text({key: shots[key][step] for key in shots if step is not None and step in shots[key]})
+        drawn = {key: shots[key][step] for key in shots if step is not None and step in shots[key]}
+        return by_text(drawn, self.shots[1])
 
     def images_at_choice(self) -> RunImages:
         """The chosen step's images at the chosen strength. None where that is 1 or was not drawn."""
-        return self.by_text(stronger(self.scored)) if self.step and self.shots[2] == self.step.step else {}
-
-    def by_text(self, images: Mapping[Key, Path]) -> RunImages:
-        """Name images by the text of their prompt."""
-        prompts = self.shots[1]
-        return {(str(prompts[number]), seed): path for (number, seed), path in images.items() if number < len(prompts)}
+        is_shown = self.step is not None and self.shots[2] == self.step.step
+        return by_text(stronger(self.scored), self.shots[1]) if is_shown else {}
 
 
 def read_runs(folders: Sequence[Path], scores: Sequence[Path] = ()) -> list[ComparedRun]:

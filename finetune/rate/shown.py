@@ -1,7 +1,8 @@
 """Votes that were given about the checkpoints of runs. Torch-free."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from finetune.rate.result import Points, PromptCounts, Result, share_interval
 from finetune.rate.votes import FILE, read_lines
 from finetune.records.image_file import read_image_file
-from finetune.report.gallery import images_in
+from finetune.report.gallery import by_text, images_in
 from finetune.report.run import write_report
 from finetune.report.scores import Scored, read_scores
 from finetune.run_folder.finished import STATUS_FILE
@@ -45,18 +46,17 @@ def checkpoints_of(scored: Scored, run: str = "") -> Iterator[Checkpoint]:
         folders += [(f"{name} at strength {each.value:g}", each.images) for each in scored.choice.strengths]
     for name, folder in folders:
         drawn = images_in(folder) if folder is not None else {}
-        yield Checkpoint(
-            name, {(texts[number], seed): path for (number, seed), path in drawn.items() if number < len(texts)}
-        )
+        yield Checkpoint(name, by_text(drawn, texts))
 
 
 def votes_about(checkpoints: Sequence[Checkpoint], files: Sequence[Path]) -> list[Result]:
     """Count the votes in files about two of the checkpoints. An image that was drawn again has no vote."""
     found: dict[Compared, Points] = {}
     ranks = {each.name: place for place, each in reversed(list(enumerate(checkpoints)))}
+    hash_of = cache(pixels_sha256)  # an image has many votes
     for row in (row for file in files for row in last_votes(file)):
         key = str(row.get("prompt")), int(row["seed"])
-        names = [name_of(checkpoints, row[side], key) for side in ("left", "right")]
+        names = [name_of(checkpoints, row[side], key, hash_of) for side in ("left", "right")]
         if None in names or names[0] == names[1]:
             continue
         left, right = (str(name) for name in names)
@@ -87,11 +87,13 @@ def is_vote(row: Mapping[str, Any]) -> bool:
     return is_known and isinstance(row.get("seed"), int) and "preferred" in row
 
 
-def name_of(checkpoints: Sequence[Checkpoint], side: Mapping[str, Any], key: Key) -> str | None:
+def name_of(
+    checkpoints: Sequence[Checkpoint], side: Mapping[str, Any], key: Key, hash_of: Callable[[Path], str]
+) -> str | None:
     """Name the checkpoint of one side of a pair. None where it is not among them, or was drawn again."""
     ranked = [(each.num_same_parts(str(side["target"]), key), each) for each in checkpoints]
     likely = sorted((pair for pair in ranked if pair[0]), key=lambda pair: -pair[0])
-    return next((each.name for _, each in likely if pixels_sha256(each.images[key]) == side["sha256"]), None)
+    return next((each.name for _, each in likely if hash_of(each.images[key]) == side["sha256"]), None)
 
 
 def pixels_sha256(path: Path) -> str:

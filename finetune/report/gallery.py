@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,6 +117,11 @@ def images_in(folder: Path) -> dict[Key, Path]:
     """Return the images of a grid by prompt number and seed."""
     named = [(SCORED_NAME.fullmatch(path.name), path) for path in sorted(folder.glob("prompt*_seed*.png"))]
     return {(int(match[1]), int(match[2])): path for match, path in named if match}
+
+
+def by_text(images: Mapping[Key, Path], prompts: Sequence[object]) -> dict[tuple[str, int], Path]:
+    """Name images by the text of their prompt. Those of unknown prompts are omitted."""
+    return {(str(prompts[number]), seed): path for (number, seed), path in images.items() if number < len(prompts)}
 
 
 def gallery(shown: Shown, chosen: int | None = None) -> Gallery | None:
