@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
                 rate_targets(options)
             case _:
                 from finetune.config.sections import ModelConfig
-                from finetune.doctor import tokens_text
+                from finetune.models.text.doctor import tokens_text
 
                 quiet_libraries()
                 print(tokens_text(ModelConfig(options.source, options.family, config=options.config), options.num))

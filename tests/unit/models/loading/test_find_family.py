@@ -8,11 +8,11 @@ from finetune.config.parse.command_line import parse
 from finetune.config.parse.dump import dump
 from finetune.config.sections import ModelConfig
 from finetune.config.train import TrainConfig
-from finetune.doctor import tokens_text
 from finetune.models import FAMILIES, family_named, refuse_unknown_family
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelFamily, ModelSource
 from finetune.models.loading.components import find_family
+from finetune.models.text.doctor import tokens_text
 from finetune.run_folder.options import changed_options
 from tests.support.damage import change_json
 
