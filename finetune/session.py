@@ -201,7 +201,7 @@ class Session:
     @property
     def passes_per_step(self) -> float:
         """The share of the trained images that a step sees."""
-        return self.run.global_batch_size / self.data.images.num_entries
+        return self.data.images.passes(self.run.global_batch_size)
 
     @property
     def validates(self) -> bool:

@@ -72,10 +72,9 @@ class TrainingImages:
     kept: KeptFiles = field(default_factory=KeptFiles)
     """Files that need not be read again to fill the caches."""
 
-    @property
-    def num_entries(self) -> int:
-        """The trained images of one pass, with their repeats."""
-        return sum(self.records[index].repeats for bucket in self.buckets for index in bucket.records)
+    def passes(self, num_seen: int) -> float:
+        """Return how many passes `num_seen` images are. A pass has the trained images with their repeats."""
+        return num_seen / sum(self.records[index].repeats for bucket in self.buckets for index in bucket.records)
 
 
 class TrainingDataset(torch.utils.data.Dataset[Batch]):

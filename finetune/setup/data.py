@@ -39,7 +39,7 @@ def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> Traini
     images = training_images(run, model, held_out, prompts)
     figures = [bucket_figures(bucket, images.records) for bucket in images.buckets]
     describe(run, figures, num_held_out=len(held_out))
-    run.say(machine_line(run, images.num_entries))
+    run.say(machine_line(run, images.passes(run.steps * run.global_batch_size)))
     warnings = [
         *bucket_warnings(run, figures),
         *cut_warnings(run.family, model.components.tokenizers, used_captions(images), config.preview),
@@ -104,10 +104,9 @@ def describe(run: Run, figures: Sequence[BucketFigures], *, num_held_out: int) -
         )
 
 
-def machine_line(run: Run, num_entries: int) -> str:
+def machine_line(run: Run, passes: float) -> str:
     """Return what the run computes on, in which precision, and its length."""
     accelerator, steps = run.accelerator, run.steps
-    passes = steps * run.global_batch_size / num_entries
     return (
         f"{plural(accelerator.num_processes, 'process', 'processes')} on {device_name(accelerator.device)}, mixed "
         f"precision {accelerator.mixed_precision}; {plural(steps, 'step')}, {passes:,.3g} passes over the images."
