@@ -31,6 +31,8 @@ class OptimizerFacts:
     """It finds the rate itself, one for all weights; optim.lr multiplies it."""
     updates_alone: bool = True
     """It can update one weight without the others. Those that keep a number for all weights together cannot."""
+    is_for_matrices: bool = False
+    """It treats matrices as such, so embeddings are groups of their own."""
     averages_weights: bool = False
     """Its average of the weights replaces a schedule, and is what is validated and exported."""
 
@@ -51,6 +53,7 @@ OPTIMIZERS: Mapping[str, OptimizerFacts] = {
         finds_lr=True,  # its own estimate times 1 (arXiv 2306.06101)
         updates_alone=False,
     ),
+    "muon": OptimizerFacts("finetune.optim.muon:Muon", is_for_matrices=True),
     "adamw_schedule_free": OptimizerFacts("schedulefree:AdamWScheduleFree", updates_alone=False, averages_weights=True),
 }
 if TYPE_CHECKING:

@@ -90,7 +90,7 @@ class TextualInversion:
     def param_groups(self, network: Network, config: OptimConfig) -> list[ParamGroup]:
         """Return the one group, without decay. Decay would pull the vectors to the origin, where no word is."""
         rows = [embedding.rows for embedding in token_embeddings(network).values()]
-        return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0)]
+        return [ParamGroup("tokens", rows, self.config.lr or config.lr, weight_decay=0.0, is_table=True)]
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
         """Write the files of each token for diffusers and for other tools. A1111, Forge and ComfyUI read

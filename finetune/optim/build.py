@@ -52,7 +52,8 @@ def as_dict(group: ParamGroup) -> dict[str, object]:
     """Return a group in the form that torch's optimizers accept."""
     decay = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
     rates = {"lr": group.lr, "peak_lr": group.lr}
-    return {"name": group.name, "params": list(group.parameters), **rates, **decay}
+    table = {"orthogonal": False} if group.is_table else {}
+    return {"name": group.name, "params": list(group.parameters), **rates, **decay, **table}
 
 
 def learning_rate_factor(step: int, config: OptimConfig, steps: int) -> float:

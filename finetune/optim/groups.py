@@ -1,5 +1,6 @@
 """Which trained parameters share a learning rate."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ class ParamGroup:
     """Peak learning rate."""
     weight_decay: float | None = None
     """None means optim.weight_decay."""
+    is_table: bool = False
+    """Its matrices are looked up by row, such as embeddings, so their singular values mean nothing."""
 
 
 def is_held(name: str, step: int, text_encoder_steps: int | None) -> bool:
@@ -39,10 +42,18 @@ def hold(groups: Iterable[dict[str, Any]], step: int, text_encoder_steps: int | 
 
 
 def usual_groups(network: nn.Module, config: OptimConfig) -> list[ParamGroup]:
-    """Return one group of trainable parameters outside `text_encoders` and one inside. Empty ones are omitted."""
+    """Return one group of trainable parameters outside `text_encoders` and one inside. For an optimizer of matrices the
+    embeddings of each are groups of their own. Empty ones are omitted."""
     rates = {"denoiser": config.lr, "text_encoder": config.text_encoder_lr or config.lr}
-    found: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
+    tables = {module.weight for module in network.modules() if isinstance(module, nn.Embedding)}
+    kinds = itertools.product(rates, (False, True))
+    found: dict[tuple[str, bool], list[nn.Parameter]] = {kind: [] for kind in kinds}
     for key, parameter in network.named_parameters():
         if parameter.requires_grad:
-            found["text_encoder" if key.startswith("text_encoders.") else "denoiser"].append(parameter)
-    return [ParamGroup(name, found[name], rate) for name, rate in rates.items() if found[name]]
+            name = "text_encoder" if key.startswith("text_encoders.") else "denoiser"
+            found[name, config.facts.is_for_matrices and parameter in tables].append(parameter)
+    return [
+        ParamGroup(f"{name}_embeddings" if is_table else name, parameters, rates[name], is_table=is_table)
+        for (name, is_table), parameters in found.items()
+        if parameters
+    ]

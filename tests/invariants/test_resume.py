@@ -58,6 +58,7 @@ VARIANTS: dict[str, tuple[str, Options]] = {
         | {"train.ema_decay": 0.9, "train.ema_device": "cpu"},
     ),
     "schedule_free": ("lora", {"optim.name": "adamw_schedule_free", "validation.fraction": 0.3, "validation.every": 2}),
+    "muon": ("full", {"optim.name": "muon", "optim.lr": 1e-3} | WITH_TEXT_ENCODER),
     "prodigy": ("lora", {"optim.name": "prodigy", "optim.lr": 1.0}),
     "paged_adamw8bit": ("lora", {"optim.name": "paged_adamw8bit", "lora.rank": 64}),
     "lion8bit": ("lora", {"optim.name": "lion8bit", "optim.lr": 1e-3, "lora.rank": 64}),

@@ -10,7 +10,7 @@ from finetune.optim.ema import trained_state
 from finetune.optim.groups import ParamGroup, hold, is_held
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "prodigy", "adamw_schedule_free", "lion8bit"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "prodigy", "muon", "adamw_schedule_free", "lion8bit"])
 def test_held_weights_do_not_move_by_decay_or_momentum(name: str) -> None:
     torch.manual_seed(0)
     parts = nn.ModuleDict({"denoiser": nn.Linear(64, 64), "text_encoder": nn.Linear(64, 64)})
