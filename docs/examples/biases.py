@@ -18,8 +18,8 @@ class Biases:
     alters_weights = True
     exports_all = True
 
-    def check(self, family: ModelFamily, components: Components) -> None:
-        """Accept every model."""
+    def check(self, family: ModelFamily, components: Components) -> list[str]:
+        return []  # every model fits
 
     def network(self, family: ModelFamily, components: Components) -> Network:
         return Network(family, components.denoiser)

@@ -84,6 +84,8 @@ class Mark(Enum):
     """A folder that is only read, or the id of a dataset."""
     MODEL = auto()
     """It may name the folder of a model."""
+    START = auto()
+    """A file that the trained weights start from; a run continues with the same content alone."""
     COMMIT = auto()
     """It may look like an access token."""
     ENDLESS = auto()

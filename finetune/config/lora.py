@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from finetune.config.facts import ActsWith, Bound, Count, Mark, Positive, Resume, ShareBelowOne, at_least
@@ -46,6 +47,11 @@ class LoRAConfig:
     2404.02948), olora its QR factors (OLoRA, arXiv 2406.01775). Those two leave the rest of the weight frozen, so the
     prediction is that of the base model up to rounding; their files have twice the rank and fit the base
     model, and weight decay is off for them."""
+    start: Annotated[Path | None, OF_LORA, Mark.START] = None
+    """LoRA file of any trainer, or folder of peft, to continue training from (kind lora). Every layer of it must be
+    adapted by the run; LoHa, LoKr and whole differences are cut to lora.rank."""
+    start_rank: Annotated[Literal["file", "run"], OF_LORA, Resume.FIXED] = "file"
+    """Ranks and alphas of layers that lora.start has: the file's, or the run's, by singular values."""
     rank_pattern: Annotated[tuple[str, ...], Resume.FIXED] = ()
     """REGEX=NUMBER: rank of the layers whose name (denoiser.mid_block..., text_encoders.0...) contains a match; the
     first that matches counts."""
@@ -95,6 +101,26 @@ class LoRAConfig:
                 )
         if self.dora and self.init in ("pissa", "olora"):
             yield f"lora.init: got {self.init} with dora true; both replace the weight by parts. Remove one of them."
+        yield from self._unfit_start()
+
+    def _unfit_start(self) -> Iterator[str]:
+        if self.start is None:
+            if self.start_rank != "file":
+                yield f"lora.start_rank: got {self.start_rank} without lora.start. Name the file, or remove it."
+            return
+        if not self.start.exists():
+            yield (
+                f"lora.start: no file or folder {self.start}, expected a LoRA in safetensors, or a folder that peft "
+                "wrote. Correct the path."
+            )
+        elif self.start.is_file() and self.start.suffix != ".safetensors":
+            yield f"lora.start: {self.start.name} is not a safetensors file. Use a LoRA in safetensors."
+        if self.dora or self.init in ("pissa", "olora"):
+            name, value = ("dora", "true") if self.dora else ("init", self.init)
+            yield (
+                f"lora.{name}: got {value} with lora.start, whose low-rank matrices are added to the base model's "
+                "weights as they are. Remove one of them."
+            )
 
 
 def parsed_patterns(patterns: tuple[str, ...]) -> list[tuple[re.Pattern[str], float]]:

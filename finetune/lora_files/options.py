@@ -1,12 +1,13 @@
-"""Options of `finetune lora merge`; torch-free."""
+"""Options of `finetune lora merge`, `convert` and `extract`; torch-free."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from finetune.config.checks import refuse
 from finetune.config.drawing.generate import split_strength
+from finetune.config.facts import above_zero, at_least
 from finetune.config.sections import ModelConfig
 
 
@@ -31,6 +32,78 @@ class MergeConfig:
         """Files with their strengths."""
         found = map(split_strength, self.files)
         return tuple((Path(path), strength) for path, strength in found)
+
+
+Layout = Literal["kohya", "diffusers", "original", "peft"]
+Keep = Literal["same", "fp16", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Options of `finetune lora convert`."""
+
+    model: ModelConfig
+    """The base model of the file. Its configs alone are read, for the names of its layers."""
+    output: Path
+    """The new file, or for peft the new folder."""
+    to: Layout
+    """Layout of sd-scripts (kohya: A1111, Forge, ComfyUI), diffusers, the original model (ComfyUI), or peft."""
+    files: tuple[str, ...] = ()
+    """The LoRA file, or folder of peft, which is named before the options."""
+    dtype: Keep = "same"
+    """Number format of the weights."""
+
+    def __post_init__(self) -> None:
+        refuse(self, (one_file, new_output, output_of_layout))
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Options of `finetune lora extract`."""
+
+    model: ModelConfig
+    """The base model, named second before the options, or here."""
+    tuned: str
+    """The fine-tuned model, named first before the options: a folder, a Hub id, or a single file."""
+    output: Path
+    """The new file, or for peft the new folder."""
+    tuned_config: Path | None = None
+    """Folder with the configs of a tuned model in a single file."""
+    to: Layout = "kohya"
+    """Layout of the new file, as in finetune lora convert."""
+    rank: Annotated[int | None, at_least(1)] = None
+    """Rank of every layer."""
+    energy: Annotated[float | None, above_zero()] = None
+    """Share of each layer's squared singular values to keep, such as 0.95, in place of a rank."""
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Number format of the weights."""
+
+    def __post_init__(self) -> None:
+        refuse(self, (new_output, output_of_layout, rank_or_energy))
+
+
+def rank_or_energy(rank: int | None, energy: float | None) -> Iterator[str]:
+    """Refuse a size that is given twice or not at all."""
+    if (rank is None) == (energy is None):
+        yield "rank: expected one of --rank N and --energy SHARE. Give one of them."
+    if energy is not None and energy > 1:
+        yield f"energy: got {energy}, expected a share above 0, up to 1."
+
+
+def one_file(files: tuple[str, ...]) -> Iterator[str]:
+    """Refuse anything but one file that exists."""
+    if len(files) != 1:
+        yield f"files: got {len(files)}, expected one LoRA. Use: finetune lora convert FILE --to LAYOUT ..."
+    for file in files:
+        if not Path(file).exists():
+            yield f"files: no file or folder {file}. Expected a safetensors file, or a folder that peft wrote."
+
+
+def output_of_layout(output: Path, to: Layout) -> Iterator[str]:
+    """Refuse a file's name for a folder, and the other way round."""
+    if (output.suffix == ".safetensors") == (to == "peft"):
+        expected = "a folder, since peft has one per part" if to == "peft" else "a name that ends with .safetensors"
+        yield f"output: got {output} with layout {to}, expected {expected}. Choose another name."
 
 
 def files_given(files: tuple[str, ...]) -> Iterator[str]:

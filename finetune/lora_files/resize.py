@@ -5,18 +5,17 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from finetune.export.single_file import DTYPES, Dtype, cast_in_range, write_single_file, write_tensors
+from finetune.lora_files.layers import DIFFUSERS_METADATA, diffusers_scale
+from finetune.lora_files.options import Keep
 from finetune.lora_files.show import piece_of, read
+from finetune.lora_files.truncate import truncated
 from finetune.plurals import first_few, plural
-
-Keep = Literal["same", "fp16", "bf16", "fp32"]
-DIFFUSERS_METADATA = "lora_adapter_metadata"
-"""diffusers' own note of ranks and alphas, in JSON."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def resize(options: ResizeOptions, say: Callable[[str], None] = print) -> Path:
     ranks: dict[str, int] = {}
     kept: list[float] = []
     for name, pair in pairs.items():
-        down, up, share = truncated(pair, options)
+        down, up, share = truncated(pair.down, pair.up, pair.scale, options.rank, options.energy)
         dtype = pair.up.dtype if options.dtype == "same" else DTYPES[options.dtype]
         known = dtype_name(dtype)
         resized[pair.down_key], resized[pair.up_key] = (cast_in_range(part, known, name) for part in (down, up))
@@ -110,7 +109,7 @@ def pairs_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
             f"file: {path} is not a file of plain LoRA, which alone has a rank to change: "
             f"{first_few(sorted(others) or sorted(lacking) or ['no layers'])}. Use another file."
         )
-    scales = diffusers_scales(metadata)
+    scales = diffusers_scale(metadata)
     found: dict[str, Pair] = {}
     for name, keys in grouped.items():
         down, up = tensors[keys["lora_down.weight"]], tensors[keys["lora_up.weight"]]
@@ -118,50 +117,6 @@ def pairs_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
         scale = float(tensors[alpha]) / down.shape[0] if alpha else scales(name)
         found[name] = Pair(keys["lora_down.weight"], keys["lora_up.weight"], alpha, down, up, scale)
     return found
-
-
-def diffusers_scales(metadata: Mapping[str, str]) -> Callable[[str], float]:
-    """Read alpha / rank of layers from diffusers' metadata. It is 1 where there are none."""
-    noted: dict[str, Any] = json.loads(metadata.get(DIFFUSERS_METADATA, "{}"))
-
-    def scale(name: str) -> float:
-        part, _, layer = name.partition(".")
-        alpha, rank = noted.get(f"{part}.lora_alpha"), noted.get(f"{part}.r")
-        for pattern, value in noted.get(f"{part}.alpha_pattern", {}).items():
-            alpha = value if layer.endswith(pattern.strip("^$")) else alpha
-        for pattern, value in noted.get(f"{part}.rank_pattern", {}).items():
-            rank = value if layer.endswith(pattern.strip("^$")) else rank
-        return 1.0 if not alpha or not rank else float(alpha) / float(rank)
-
-    return scale
-
-
-@torch.no_grad()
-def truncated(pair: Pair, options: ResizeOptions) -> tuple[Tensor, Tensor, float]:
-    """Truncate a layer's change to its largest singular values. Returns down, up and the share of the squared norm.
-
-    The change is never made as a whole: its singular values are those of the product of two triangular factors. A
-    larger rank than the layer's own adds rows of zeros.
-    """
-    left, upper = torch.linalg.qr(pair.up.double().flatten(1) * pair.scale)
-    right, lower = torch.linalg.qr(pair.down.double().flatten(1).T)
-    u, values, v = torch.linalg.svd(upper @ lower.T)
-    total = values.square().sum()
-    if options.energy is None:
-        rank = options.rank or 1
-    else:
-        kept = values.square().cumsum(0) / total.clamp(min=1e-300)
-        rank = int((kept < options.energy - 1e-12).sum()) + 1
-    num = min(rank, len(values))
-    root = values[:num].sqrt()
-    up, down = (left @ u)[:, :num] * root, root[:, None] * (v @ right.T)[:num]
-    share = float(values[:num].square().sum() / total) if total > 0 else 1.0
-    if options.energy is None and rank > num:
-        up = torch.cat([up, up.new_zeros(up.shape[0], rank - num)], dim=1)
-        down = torch.cat([down, down.new_zeros(rank - num, down.shape[1])])
-    own = down.shape[0]
-    shaped = up.reshape(pair.up.shape[0], own, *pair.up.shape[2:]), down.reshape(own, *pair.down.shape[1:])
-    return shaped[1].float(), shaped[0].float(), share
 
 
 def new_metadata(metadata: Mapping[str, str], ranks: Mapping[str, int]) -> dict[str, str]:

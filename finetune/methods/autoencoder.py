@@ -38,8 +38,8 @@ class Autoencoder:
     def parts(self) -> tuple[Part, ...]:
         return ("vae",)
 
-    def check(self, family: ModelFamily, components: Components) -> None:
-        """Accept any VAE."""
+    def check(self, family: ModelFamily, components: Components) -> list[str]:
+        return []  # any VAE fits
 
     def network(self, family: ModelFamily, components: Components) -> AutoencoderNetwork:
         return AutoencoderNetwork(components.vae)

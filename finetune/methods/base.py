@@ -61,8 +61,9 @@ class TuningMethod(Protocol):
         """True if the export is a whole model and needs all weights."""
         ...
 
-    def check(self, family: ModelFamily, components: Components) -> None:
-        """Raise ValueError where the method's options do not fit the model. The parts have no weights yet."""
+    def check(self, family: ModelFamily, components: Components) -> list[str]:
+        """Return warnings. Raise ValueError where the method's options do not fit the model. The parts have no weights
+        yet."""
         ...
 
     def network(self, family: ModelFamily, components: Components) -> Network | AutoencoderNetwork:

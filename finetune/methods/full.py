@@ -28,8 +28,9 @@ class Full:
     def parts(self) -> tuple[Part, ...]:
         return ("denoiser", "text_encoders") if self.text_encoder else ("denoiser",)
 
-    def check(self, family: ModelFamily, components: Components) -> None:
+    def check(self, family: ModelFamily, components: Components) -> list[str]:
         self.chosen(self.network(family, components))
+        return []
 
     def network(self, family: ModelFamily, components: Components) -> Network:
         return Network.from_components(family, components, text_encoder=self.text_encoder)

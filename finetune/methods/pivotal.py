@@ -29,8 +29,8 @@ class Pivotal:
     def alters_weights(self) -> bool:
         return self.lora.alters_weights
 
-    def check(self, family: ModelFamily, components: Components) -> None:
-        self.lora.check(family, components)
+    def check(self, family: ModelFamily, components: Components) -> list[str]:
+        return self.lora.check(family, components)
 
     def network(self, family: ModelFamily, components: Components) -> Network:
         """Return the network with the text encoder, whose gradient reaches the tokens."""

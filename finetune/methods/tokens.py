@@ -63,8 +63,8 @@ class TextualInversion:
         """The tokenizers' new words, token by token."""
         return [word for name in self.config.names for word in vector_words(name, self.config.num_vectors)]
 
-    def check(self, family: ModelFamily, components: Components) -> None:
-        """Accept the model: names and words were checked with the tokenizer."""
+    def check(self, family: ModelFamily, components: Components) -> list[str]:
+        return []  # names and words were checked with the tokenizer
 
     def network(self, family: ModelFamily, components: Components) -> Network:
         """Give the components' tokenizers and text encoders the new tokens."""

@@ -34,6 +34,8 @@ class ModelSource:
     """The denoiser's weights stay bfloat16 or float16 where all are stored so; else all parts become float32."""
     vae: str | None = None
     """A folder, Hub id or single file with another VAE; none for the model's own."""
+    is_empty: bool = False
+    """Parts are built from their configs alone, on the meta device: for the names and shapes of layers."""
     prediction_type: str | None = None
     """For a single file: what it predicts, where the user says so and its weights do not."""
 
@@ -128,6 +130,10 @@ class ModelFamily(ABC):
     """Name of each text encoder's vectors in the file of a new token that programs other than diffusers read."""
     sd_scripts_blocks: ClassVar[tuple[str, ...]] = ()
     """Where sd-scripts looks for adapters in the denoiser, as parts of layers' names; empty where it takes all."""
+    original_vae: ClassVar[str] = "first_stage_model."
+    """How the names of the autoencoder's weights begin in the model's first published layout."""
+    implementation: ClassVar[str] = "https://github.com/Stability-AI/generative-models"
+    """The code of that layout, for ModelSpec."""
     guidance_scale: ClassVar[float] = 7.5
     """Guidance of images where the user does not say."""
     unfit_samplers: ClassVar[tuple[str, ...]] = ()
@@ -266,6 +272,30 @@ class ModelFamily(ABC):
     def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
         """Find the single-file layout's place of the denoiser's layer. By default it has its own name."""
         return SingleFileLayer(module)
+
+    def original_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
+        """Find the place of a layer in the model's first published layout."""
+        return self.single_file_layer(denoiser, module)
+
+    def original_text_encoders(self, text_encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
+        """Name the text encoders as ComfyUI does, in order."""
+        return ("clip_l", "clip_g", "t5xxl")
+
+    def original_weight(self, denoiser: Denoiser, name: str) -> SingleFileLayer:
+        """Find the place of a weight of the denoiser in that layout. Its name ends with the kind, such as bias."""
+        module, _, kind = name.rpartition(".")
+        layer = self.original_layer(denoiser, module)
+        return replace(layer, name=f"{layer.name}.{kind}")
+
+    def original_text_starts(self, text_encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
+        """Say how the names of text encoders' weights begin there. Names of open_clip begin with one that ends in
+        `.model.`."""
+        names = self.original_text_encoders(text_encoders)
+        return tuple(f"text_encoders.{name}.transformer." for name in names[: len(text_encoders)])
+
+    def diffusers_reads_original(self, denoiser: Denoiser) -> bool:
+        """Tell if diffusers' `from_single_file` reads a model of this size."""
+        return True
 
     def diffusers_reads_single_file(self, denoiser: Denoiser, modules: Sequence[str]) -> bool:
         """Tell if diffusers reads all of a single file. It adapts these layers of the denoiser."""

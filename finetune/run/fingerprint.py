@@ -3,12 +3,17 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import cast
 
 from torch import Tensor
 
 from finetune.batches.fill_caches import described_settings
 from finetune.batches.store import tensor_digest
+from finetune.config.facts import Mark, marked
+from finetune.config.parse.dump import as_flat
+from finetune.config.train import TrainConfig
+from finetune.lora_files.layers import weights_sha256
 from finetune.models.family import Components
 from finetune.models.interfaces import Settings, Tokenizer
 from finetune.objectives.diffusion import Objective
@@ -35,6 +40,16 @@ def model_identity(components: Components, hashes: Hashes, objective: Objective)
     found["scheduler"]["settings"]["class"] = type(components.scheduler).__name__
     found[OBJECTIVE] = {"hash": "", "settings": objective_settings(objective), "assumed": []}
     return json.loads(json.dumps(found, default=str))
+
+
+def start_identity(config: TrainConfig) -> Identity:
+    """Hash the files that the trained weights start from."""
+    given = as_flat(config)
+    found: Identity = {}
+    for key in marked(type(config), Mark.START):
+        if given[key] is not None:
+            found[key] = {"hash": weights_sha256(Path(given[key])), "settings": {}, "assumed": []}
+    return found
 
 
 def described(config: Settings, sha256: str) -> PartIdentity:

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from finetune.config.facts import Mark, marked
 from finetune.config.parse.command_line import read_yaml
 from finetune.config.parse.dump import read_options
 from finetune.config.train import TrainConfig
@@ -115,6 +116,12 @@ def refuse_other_model(
         found = differences(state["model"], identity)
         if any(text.startswith("loss.") for text in changed_options(config, path / "config.yaml")):
             found.pop(OBJECTIVE, None)  # it follows from these options too, and they are named as changed
+    if started := set(found) & set(marked(type(config), Mark.START)):
+        option = min(started)
+        raise ValueError(
+            f"{option}: the file is not the one that {path} started from ({found[option][0]}). Restore it, or choose "
+            "another output.folder."
+        )
     if found:
         texts = [f"{part} ({', '.join(changes[:5])})" for part, changes in found.items()]
         raise ValueError(

@@ -11,7 +11,7 @@ from finetune.objectives.diffusion import Objective
 from finetune.processes.ranks import refuse_differences
 from finetune.processes.saved_progress import note_saved
 from finetune.run.device import COMPUTE_DTYPES
-from finetune.run.fingerprint import model_identity
+from finetune.run.fingerprint import model_identity, start_identity
 from finetune.run.resume import refuse_other_model
 from finetune.run.weight_hashes import hashed_parts
 from finetune.run_folder.options import cache_folder
@@ -30,11 +30,12 @@ def load_model(run: Run, method: TuningMethod) -> LoadedModel:
     parts, hashes = hashed_parts(family, read, cache_folder(config.cache), warnings.append)
     warnings += eight_bit_warnings(read)
     base_sha256, identity = hashes["denoiser"][0], model_identity(parts.components, hashes, objective)
+    identity |= start_identity(config)
     if run.resume is not None:
         warnings += refuse_other_model(identity, base_sha256, run.resume.path, run.resume.state, config)
     note_saved(None if run.resume is None else run.first_step)
     refuse_differences({"first step": run.first_step, **{f"model's {part}": facts for part, facts in identity.items()}})
-    method.check(family, parts.components)
+    warnings += method.check(family, parts.components)
     dtype = COMPUTE_DTYPES[run.accelerator.mixed_precision]
     return LoadedModel(
         *(

@@ -12,6 +12,7 @@ from torch import nn
 
 from finetune.config.lora import LoRAConfig, parsed_patterns
 from finetune.methods.lora.init import AdapterLayer, set_start
+from finetune.methods.lora.start import read_start, set_from_file, sizes_with_start
 from finetune.models.family import Network, is_inside
 from finetune.models.stored import readable_as_float32
 
@@ -55,7 +56,9 @@ def planned_layers(network: Network, config: LoRAConfig) -> tuple[dict[str, list
 
 
 def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
-    names, (ranks, alphas) = planned_layers(network, config)
+    names, sizes = planned_layers(network, config)
+    start = read_start(config, network)
+    ranks, alphas = sizes_with_start(config, start, *sizes)
     configs = {}
     for part, chosen in names.items():
         module = network.get_submodule(part)
@@ -69,6 +72,9 @@ def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
     if config.init in ("orthogonal", "pissa", "olora"):
         for name, layer in adapter_layers(network):
             set_start(layer, config.init, name)
+    for name, layer in adapter_layers(network):
+        if name in start.layers:
+            set_from_file(layer, start.layers[name])
     return configs
 
 

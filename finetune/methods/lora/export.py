@@ -27,6 +27,7 @@ from finetune.export.verify import (
     reloaded_differences,
     require_equal,
 )
+from finetune.lora_files.layers import weights_sha256
 from finetune.methods.base import TrainedModel
 from finetune.methods.lora.adapters import adapter_layers, attach_adapters, block_size, layer_scales, merged_differences
 from finetune.models.family import Network
@@ -105,6 +106,8 @@ def metadata_of(config: LoRAConfig, model: TrainedModel, layers: Sequence[LoRALa
         "ss_network_alpha": "Dynamic" if alpha is None else alpha,
         "ss_network_dropout": config.dropout,
     }
+    if config.start is not None:
+        network |= {"ss_start_weights": config.start.name, "ss_start_sha256": weights_sha256(config.start)}
     if arguments := network_args(config, rank, alpha):
         network["ss_network_args"] = json.dumps({key: str(value) for key, value in arguments.items()})
     model_spec = model.family.model_spec(model.components, model.objective)

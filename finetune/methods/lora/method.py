@@ -10,6 +10,7 @@ from finetune.config.optim import OptimConfig
 from finetune.methods.base import TrainedModel
 from finetune.methods.lora.adapters import attach_adapters, planned_layers
 from finetune.methods.lora.export import export_adapters
+from finetune.methods.lora.start import check_start, read_start, sizes_with_start
 from finetune.models.family import Components, ModelFamily, Network
 from finetune.models.parts import Part
 from finetune.optim.groups import ParamGroup, usual_groups
@@ -31,8 +32,11 @@ class LoRA:
     def alters_weights(self) -> bool:
         return self.config.init in ("pissa", "olora")
 
-    def check(self, family: ModelFamily, components: Components) -> None:
-        planned_layers(self.network(family, components), self.config)
+    def check(self, family: ModelFamily, components: Components) -> list[str]:
+        _, sizes = planned_layers(self.network(family, components), self.config)
+        start = read_start(self.config, Network(family, components.denoiser, components.text_encoders))
+        ranks, _ = sizes_with_start(self.config, start, *sizes)
+        return check_start(self.config, start, ranks, family.unread_layers(components.text_encoders))
 
     def network(self, family: ModelFamily, components: Components) -> Network:
         if self.config.kind == "lora" and not family.reads_lora:

@@ -65,6 +65,8 @@ class Flux(ModelFamily):
     unfit_samplers = ("FlowMatchHeunDiscreteScheduler", "SASolverScheduler")
     """diffusers 0.42 passes them sigmas or a shift that they do not take."""
     knows_negative_prompts = False
+    original_vae = "vae."
+    implementation = "https://github.com/black-forest-labs/flux"
 
     def scheduler(self, source: ModelSource) -> Scheduler:
         return load_scheduler(self, source)
@@ -176,6 +178,17 @@ class Flux(ModelFamily):
 
     def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
         return published_layer(denoiser, module)
+
+    def original_weight(self, denoiser: Denoiser, name: str) -> SingleFileLayer:
+        layer = super().original_weight(denoiser, name)
+        is_norm = layer.name.endswith(("query_norm.weight", "key_norm.weight"))
+        return replace(layer, name=layer.name.removesuffix("weight") + "scale") if is_norm else layer
+
+    def diffusers_reads_original(self, denoiser: Denoiser) -> bool:
+        return bool(denoiser.inner_dim == CONVERTED_WIDTH)
+
+    def original_text_encoders(self, text_encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
+        return ("clip_l", "t5xxl")
 
     def diffusers_reads_single_file(self, denoiser: Denoiser, modules: Sequence[str]) -> bool:
         """Refuse another width, and layers outside the blocks. diffusers 0.42 ignores those silently."""

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from finetune.config.loss import LossConfig
-from finetune.models.family import Components, ModelFamily, ModelSource
+from finetune.models.family import Components, ModelFamily, ModelSource, SingleFileLayer
 from finetune.models.interfaces import VAE, Denoiser, Scheduler, TextEncoder, Tokenizer
+from finetune.models.layer_names.sgm import sgm_name
 from finetune.models.loading.components import index_for, load_scheduler, load_weights
 from finetune.models.prompts import Prompts, Tokens, guided_arguments, length_mask
 from finetune.models.text.clip import CLIP_LORA_TARGETS, clip_chunks, load_clip_tokenizer, refuse_other_vocabulary
@@ -113,6 +114,16 @@ class StableDiffusion(ModelFamily):
     def pipeline_arguments(self, components: Components, encoded: Prompts) -> dict[str, object]:
         """Pass a hidden image to inpainting pipelines. They adapt its size to that of the output."""
         return guided_arguments(encoded.embeddings) | (all_hidden() if takes_filling(components) else {})
+
+    def original_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
+        return SingleFileLayer(sgm_name(denoiser.config, module))
+
+    def original_text_encoders(self, text_encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
+        return tuple("clip_h" if encoder.config.hidden_size == 1024 else "clip_l" for encoder in text_encoders)
+
+    def original_text_starts(self, text_encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
+        names = self.original_text_encoders(text_encoders)
+        return tuple(f"cond_stage_model.{'model' if name == 'clip_h' else 'transformer'}." for name in names)
 
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
         assert isinstance(objective, Diffusion)

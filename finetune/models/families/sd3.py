@@ -159,6 +159,11 @@ class StableDiffusion3(ModelFamily):
     def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
         return single_file_layer(denoiser, module)
 
+    def original_weight(self, denoiser: Denoiser, name: str) -> SingleFileLayer:
+        if name == "pos_embed.pos_embed":
+            return SingleFileLayer("pos_embed")
+        return super().original_weight(denoiser, name)
+
     def diffusers_reads_single_file(self, denoiser: Denoiser, modules: Sequence[str]) -> bool:
         """Return False: diffusers 0.42 reads its own layout alone."""
         return False

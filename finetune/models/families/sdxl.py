@@ -204,6 +204,9 @@ class StableDiffusionXL(ModelFamily):
     def single_file_layer(self, denoiser: Denoiser, module: str) -> SingleFileLayer:
         return SingleFileLayer(sgm_name(denoiser.config, module))
 
+    def original_text_starts(self, text_encoders: Sequence[TextEncoder]) -> tuple[str, ...]:
+        return "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+
     def model_spec(self, components: Components, objective: Objective) -> dict[str, str]:
         assert isinstance(objective, Diffusion)
         return {

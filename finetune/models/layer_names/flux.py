@@ -30,8 +30,17 @@ RENAMED_IN_DOUBLE_BLOCKS = {
     "ff_context.net.2": "txt_mlp.2",
     "norm1.linear": "img_mod.lin",
     "norm1_context.linear": "txt_mod.lin",
+    "attn.norm_q": "img_attn.norm.query_norm",
+    "attn.norm_k": "img_attn.norm.key_norm",
+    "attn.norm_added_q": "txt_attn.norm.query_norm",
+    "attn.norm_added_k": "txt_attn.norm.key_norm",
 }
-RENAMED_IN_SINGLE_BLOCKS = {"proj_out": "linear2", "norm.linear": "modulation.lin"}
+RENAMED_IN_SINGLE_BLOCKS = {
+    "proj_out": "linear2",
+    "norm.linear": "modulation.lin",
+    "attn.norm_q": "norm.query_norm",
+    "attn.norm_k": "norm.key_norm",
+}
 FUSED_IN_DOUBLE_BLOCKS = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
