@@ -43,8 +43,8 @@ def main() -> None:
     if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
         run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
         return
-    if sys.argv[1:3] == ["lora", "merge"]:
-        run(argparse.Namespace(command="lora", action="merge", options=sys.argv[3:]))
+    if sys.argv[1:2] == ["lora"] and sys.argv[2:3] and sys.argv[2] in ("merge", "convert", "extract"):
+        run(argparse.Namespace(command="lora", action=sys.argv[2], options=sys.argv[3:]))
         return
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
@@ -146,7 +146,7 @@ def generate_images(arguments: Sequence[str]) -> None:
 
 
 def work_on_adapters(options: argparse.Namespace) -> None:
-    """Show, resize or merge files of adapters."""
+    """Show, resize, convert, extract or merge files of adapters."""
     from finetune.launch import quiet_libraries, say
 
     if options.action == "show":
@@ -162,18 +162,12 @@ def work_on_adapters(options: argparse.Namespace) -> None:
         given = {name: value for name, value in vars(options).items() if name not in ("command", "action")}
         resize(ResizeOptions(**given), say)
         return
-    from finetune.config.parse.command_line import parse
-    from finetune.lora_files.options import MergeConfig
+    from finetune.lora_files.command import parse_files
 
-    words: list[str] = options.options
-    num = next((place for place, text in enumerate(words) if text.startswith("-")), len(words))
-    flags = words[num:] + (["--files", *words[:num]] if num else [])
-    config = parse(MergeConfig, flags, program="finetune lora merge")
+    work = parse_files(options.action, options.options)
     quiet_libraries()
     with ending_with("Nothing was written; run the same command again."):
-        from finetune.lora_files.merge import merge
-
-        merge(config, say)
+        work(say)
 
 
 def demonstrate(options: argparse.Namespace) -> None:

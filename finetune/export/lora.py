@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finetune.export.fused import block_diagonal, file_layers, is_unjoined
+from finetune.export.fused import Places, block_diagonal, file_layers, is_unjoined, stacked
 from finetune.export.single_file import (
     DIFFUSERS_FILE,
     Dtype,
@@ -189,17 +189,24 @@ def save_kohya_lora(
 
 
 def joined(family: ModelFamily, denoiser: Denoiser, layers: Sequence[LoRALayer]) -> dict[str, LoRALayer]:
-    """Return the layers of the single file by name. One that joins several has the sum of their ranks, and scale 1."""
+    """Return the layers of the single file by name."""
     by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
-    found = {}
-    for file_name, places in file_layers(family, denoiser, by_name).items():
-        own = [by_name[name] for name in places]
-        found[file_name] = own[0]
-        if not is_unjoined(places):
-            down = torch.cat([layer.down for layer in own])
-            up = block_diagonal(places, [layer.up * layer.scale for layer in own])
-            found[file_name] = replace(own[0], down=down, up=up, scale=1.0)
-    return found
+    named = file_layers(family, denoiser, by_name)
+    return {name: joined_layer(places, [by_name[own] for own in places]) for name, places in named.items()}
+
+
+def joined_layer(places: Places, layers: Sequence[LoRALayer]) -> LoRALayer:
+    """Join layers that are one in the file. It has the sum of their ranks, or that of a `down` that all have."""
+    first = layers[0]
+    if is_unjoined(places):
+        return first
+    is_scaled = any(layer.scale != first.scale for layer in layers)
+    ups = [layer.up * layer.scale if is_scaled else layer.up for layer in layers]
+    scale = 1.0 if is_scaled else first.scale
+    if all(layer.down.shape == first.down.shape and torch.equal(layer.down, first.down) for layer in layers):
+        return replace(first, up=stacked(places, dict(zip(places, ups, strict=True))), scale=scale)
+    down = torch.cat([layer.down for layer in layers])
+    return replace(first, down=down, up=block_diagonal(places, ups), scale=scale)
 
 
 def single_alpha(layers: Sequence[LoRALayer]) -> float:

@@ -48,6 +48,7 @@ from finetune.models.loading.part_files import (
 from finetune.models.loading.single_file import (
     CONFIG_NOTES,
     DENOISERS,
+    model_without_weights,
     published_folder,
     single_file_kind,
     weights_from_single_file,
@@ -234,6 +235,9 @@ def scheduler_class(name: str, option: str) -> type | None:
 
 def load_weights(kind: type, source: ModelSource, part: str) -> Any:
     """Load one part on the CPU, in float32 or as configured. Refuse a file with more or fewer weights."""
+    if source.is_empty:
+        root = part_files(source, part, has_weights=False).root
+        return loaded(lambda: model_without_weights(kind, str(root), part), source, part)
     if part == "vae" and source.vae is not None:
         model = load_other_vae(kind, source)
     elif source.is_single_file:
