@@ -20,6 +20,13 @@ SYNTAX: Mapping[str, re.Pattern[str]] = {
     "generation parameters": re.compile(r"(?:^|\s)(?:Negative prompt:|Steps: \d+, )"),
 }
 """Description with an example -> pattern."""
+EXPANDED = "; --data.expand_syntax true of a recipe reads it"
+ADVICE = {
+    "{red|blue}": EXPANDED,
+    "(word:1.2)": EXPANDED,
+    "[trigger]": "; --data.trigger WORDS of a recipe replaces [trigger] and [name]",
+}
+"""What to do about syntax in captions, by a part of its description."""
 SIGNS = re.compile(r"[{\[(<_-]|BREAK|Negative|Steps:")
 """Texts without these characters have no such syntax."""
 PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?/\S+", re.IGNORECASE)
@@ -35,7 +42,8 @@ def syntax_in(text: str) -> Iterator[tuple[str, str]]:
 
 def caption_warning(name: str) -> str:
     """Return the warning about captions with such syntax."""
-    return f"images whose caption has {name}, which is not interpreted but trained on as it is"
+    advice = next((text for sign, text in ADVICE.items() if sign in name), "")
+    return f"images whose caption has {name}, which is not interpreted but trained on as it is{advice}"
 
 
 def is_path(text: str) -> bool:

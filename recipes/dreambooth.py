@@ -49,7 +49,7 @@ def tune(config: DreamBoothTrainConfig) -> list[Stage]:
 
 def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Manifest":
     """Return the subject's images, and the configured class images, with their prompts."""
-    from finetune.data.class_images import captioned
+    from finetune.data.class_images import balance_text, captioned, with_class_prompt
     from finetune.models import family_named
     from finetune.models.family import ModelSource
     from finetune.models.loading.components import find_family
@@ -57,7 +57,7 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
 
     source = ModelSource.from_config(config.model, config.loss.prediction_type)
     family = family_named(find_family(source, config.model.family))
-    if family.is_inpainting(source) and config.prior.kind == "pictures" and config.prior.folder is None:
+    if family.is_inpainting(source) and config.prior.kind == "pictures" and draws_class_images(config):
         raise ValueError(
             f"prior.kind: got {config.prior.kind}, but {config.model.source} fills holes in images and does not draw "
             "whole ones. Use class images of your own with --prior.folder, or --prior.kind prediction."
@@ -68,6 +68,10 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
         manifest = replace(captioned(manifest, config.instance.prompt), warnings=warnings)
     if config.prior.kind != "pictures":
         return manifest
+    if has_class_folders(config):
+        both = with_class_prompt(manifest, config.prior.prompt, config.prior.weight)
+        say(balance_text(both.records))
+        return both
     if config.prior.folder is not None:
         of_class = class_images_in(config.prior.folder, config, manifest.kept)
     else:
@@ -85,6 +89,16 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
     return both
 
 
+def has_class_folders(config: DreamBoothTrainConfig) -> bool:
+    """Tell if class images are among data.folders."""
+    return any(each.is_regularisation for each in config.data.folders)
+
+
+def draws_class_images(config: DreamBoothTrainConfig) -> bool:
+    """Tell if the base model draws the class images."""
+    return config.prior.folder is None and not has_class_folders(config)
+
+
 def balanced(config: DreamBoothTrainConfig, manifest: "Manifest", of_class: "Manifest") -> "tuple[Manifest, str]":
     """Join images of the subject and its class. Also return how they are balanced."""
     from finetune.data.class_images import balance_text, with_class_images
@@ -96,10 +110,12 @@ def balanced(config: DreamBoothTrainConfig, manifest: "Manifest", of_class: "Man
 
 def also_planned(config: DreamBoothTrainConfig, manifest: "Manifest") -> list[str]:
     """Describe class images for `finetune plan`. Raises ValueError where they cannot be used."""
-    from finetune.data.class_images import captioned
+    from finetune.data.class_images import balance_text, captioned
 
     if config.prior.kind != "pictures":
         return []
+    if has_class_folders(config):
+        return [balance_text(manifest.records)]
     if config.prior.folder is None:
         return [f"{plural(config.prior.num_pictures, 'class image')} to draw before training, where not cached yet."]
     of_class = class_images_in(config.prior.folder, config)
@@ -112,9 +128,9 @@ def class_images_in(folder: str, config: DreamBoothTrainConfig, kept: "KeptFiles
     from finetune.config.mask import NO_MASKS
     from finetune.data.manifest import configured_manifest
 
-    data, captions = replace(config.data, folder=folder), "listed" if config.prior.captions else "none"
+    data = replace(config.data, folder=folder, folders=(), trigger=None)
     try:
-        return configured_manifest(data, NO_MASKS, captions, "prior.captions is false", kept)
+        return configured_manifest(data, NO_MASKS, class_captions(config), "prior.captions is false", kept)
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace("data.folder:", "prior.folder:")) from error
 
@@ -129,7 +145,12 @@ def unread(config: DreamBoothTrainConfig) -> str:
     return "data.captions is none" if config.instance.captions else "instance.captions is false"
 
 
-RECIPE = Recipe(DreamBoothTrainConfig, tune, captions, unread, also_planned)
+def class_captions(config: DreamBoothTrainConfig) -> Captions:
+    """Return the source of the captions of class images in data.folders."""
+    return "listed" if config.prior.captions else "none"
+
+
+RECIPE = Recipe(DreamBoothTrainConfig, tune, captions, unread, class_captions, also_planned)
 
 if __name__ == "__main__":
     run_recipe(RECIPE, sys.argv[1:], "recipes.dreambooth")

@@ -33,11 +33,17 @@ class Bucket:
 
 def assign_buckets(records: Sequence[Record], config: DataConfig) -> list[Bucket]:
     """Put each image into the bucket with the nearest aspect ratio. Empty buckets are omitted."""
-    sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
-    held: dict[tuple[int, int], list[int]] = {size: [] for size in sizes}
+    sizes = sizes_by_resolution(records, config)
+    held: dict[tuple[int, int], list[int]] = {size: [] for each in sizes.values() for size in each}
     for index, record in enumerate(records):
-        held[nearest_size(record.width, record.height, sizes)].append(index)
+        held[nearest_size(record.width, record.height, sizes[record.resolution])].append(index)
     return [Bucket(width, height, tuple(indices)) for (width, height), indices in held.items() if indices]
+
+
+def sizes_by_resolution(records: Sequence[Record], config: DataConfig) -> dict[int | None, list[tuple[int, int]]]:
+    """Return the sizes of buckets at each resolution of the records. That of the run, None, comes first."""
+    sides = dict.fromkeys((None, *(record.resolution for record in records)))
+    return {side: bucket_sizes(side or config.resolution, config.bucket_step, config.max_aspect) for side in sides}
 
 
 def refuse_longer_sides(sizes: Sequence[tuple[int, int]], longest: int | None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import is_dataclass
 from typing import Protocol, cast, get_args, runtime_checkable
 
 from finetune.config.drawing.options import read_notation
-from finetune.config.facts import ActsWith, Bound, Mark, Option, marked, options, values
+from finetune.config.facts import ActsWith, Bound, Mark, OneOf, Option, marked, options, values
 from finetune.prompt_syntax import path_problems
 
 Rules = tuple[Callable[..., Iterable[str]], ...]
@@ -81,6 +81,12 @@ def wrong_value(option: Option, given: dict[str, object]) -> Iterator[str]:
         if given[other] not in fact.values and value != option.default:
             got, has, can = shown(value), shown(given[other]), " or ".join(map(shown, fact.values))
             yield f"{key}: got {got} with {other} {has}, but it acts only with {can}. Remove it, or change {other}."
+    for fact in option.of(OneOf):
+        other = f"{key.rpartition('.')[0]}.{fact.other}"
+        if value is None and not given[other]:
+            yield f"{key}: missing, expected text. Give --{key} or set it in the YAML file, or several with {other}."
+        if value is not None and given[other]:
+            yield f"{key}: got {shown(value)} beside {other}, expected one of both. Add it to {other}, or remove it."
 
 
 def shown(value: object) -> str:

@@ -83,8 +83,6 @@ class PriorConfig:
                 f'prior.prompt: got "{self.prompt}" with prior.captions true, where class images keep their own '
                 "captions. Remove one of the two."
             )
-        if self.captions and self.folder is None:
-            yield "prior.captions: got true without prior.folder, whose captions it reads. Add --prior.folder."
         if self.kind != "none" and not (self.prompt or "").strip() and not self.captions:
             yield (
                 f'prior.prompt: missing, expected the class for prior.kind {self.kind}, such as "a photo of a dog". '
@@ -131,6 +129,31 @@ def captions_of_subject(data: DataConfig, instance: InstanceConfig) -> Iterator[
         yield "instance.captions: got true with data.captions none, which reads none. Remove one of the two."
 
 
+def folders_of_subject(data: DataConfig, instance: InstanceConfig, prior: PriorConfig) -> Iterator[str]:
+    """Refuse captions that prompts replace, and unused class images."""
+    of_class = [each for each in data.folders if each.is_regularisation]
+    if prior.captions and prior.folder is None and not of_class:
+        yield (
+            "prior.captions: got true without prior.folder, whose captions it reads. Add --prior.folder, or folders "
+            "with is_regularisation in data.folders."
+        )
+    if of_class and (prior.kind != "pictures" or prior.folder is not None):
+        what = f"prior.kind {prior.kind}" if prior.folder is None else f"prior.folder {prior.folder}"
+        yield (
+            f"data.folders: {of_class[0].folder}: got is_regularisation true with {what}, expected class images in one "
+            "place. Remove one of the two."
+        )
+    for each in data.folders:
+        replacing = prior.prompt if each.is_regularisation else instance.prompt
+        if (each.edits_captions or each.captions is not None) and replacing is not None:
+            yield (
+                f'data.folders: {each.folder}: got captions of its own, but all its images get "{replacing}". Remove '
+                "one of the two."
+            )
+    if data.trigger is not None and instance.prompt is not None:
+        yield f'data.trigger: got "{data.trigger}", but every image gets instance.prompt. Put its words there.'
+
+
 def word_of_subject(instance: InstanceConfig, prior: PriorConfig) -> Iterator[str]:
     """Refuse one name for both subject and class."""
     subject, of_class = (set(words(text or "")) for text in (instance.prompt, prior.prompt))
@@ -153,7 +176,7 @@ class DreamBoothTrainConfig(AdaptConfig):
     instance: InstanceConfig = field(default_factory=InstanceConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
-    rules = (*TrainConfig.rules, options_of_method, captions_of_subject, word_of_subject)
+    rules = (*TrainConfig.rules, options_of_method, captions_of_subject, folders_of_subject, word_of_subject)
 
 
 def words(text: str) -> list[str]:

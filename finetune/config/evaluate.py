@@ -5,19 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from finetune.config.checks import refuse
+from finetune.config.checks import problems, refuse
 from finetune.config.facts import (
     Bound,
     Count,
     CountOrZero,
     Mark,
     NotNegative,
+    OneOf,
     Resume,
     Share,
     ShareBelowOne,
     at_least,
     not_empty,
 )
+from finetune.config.folders import TrainingFolder
 from finetune.config.sections import ModelConfig
 
 EMBEDDED = "embedded"
@@ -33,14 +35,20 @@ STRENGTHS = Bound(lambda value: all(0 < each <= 4 for each in value), "numbers a
 class ScoredDataConfig:
     """The images that were trained on."""
 
-    folder: Annotated[str, not_empty("a folder or a Hub dataset id"), Mark.READ]
+    folder: Annotated[str | None, not_empty("a folder or a Hub dataset id"), OneOf("folders"), Mark.READ] = None
     """Prepared folder, folder of images with captions, or Hub dataset id, as in training."""
+    folders: tuple[TrainingFolder, ...] = ()
+    """Several folders, as in training; class images among them are not compared with."""
     image_column: str = "image"
     """Column of the images in a Hub dataset."""
     caption_column: str = "text"
     """Column of the captions in metadata.jsonl or a Hub dataset."""
     captions: Literal["listed", "folder", "none"] = "listed"
     """Where captions come from, as in training."""
+    trigger: Annotated[str | None, Mark.PROMPT] = None
+    """Words in place of [trigger] and [name], or before captions, as in training."""
+    expand_syntax: bool = False
+    """Whether {a|b} and (word:1.2) in captions are read, as in training."""
     template: Annotated[str, Mark.PROMPT] = "{caption}"
     """Text around every caption in training, e.g. "{caption}, ink style"; what it adds is the trigger."""
     validation_fraction: ShareBelowOne = 0.0
@@ -51,6 +59,8 @@ class ScoredDataConfig:
     def problems(self) -> Iterator[str]:
         if "{caption}" not in self.template:
             yield f'data.template: got "{self.template}", expected a text that contains {{caption}}.'
+        for number, each in enumerate(self.folders):
+            yield from problems(each, f"data.folders[{number}]")
 
 
 @dataclass(frozen=True)

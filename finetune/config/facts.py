@@ -57,6 +57,13 @@ class ActsWith:
         self.other, self.values = other, values
 
 
+class OneOf:
+    """An option that is needed unless another is given. Both contradict."""
+
+    def __init__(self, other: str) -> None:
+        self.other = other
+
+
 class Resume(Enum):
     """The part of an option in a continued run."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from finetune.config.checks import problems
 from finetune.config.facts import (
     ActsWith,
     Count,
@@ -12,11 +13,13 @@ from finetune.config.facts import (
     Decay,
     Mark,
     NotNegative,
+    OneOf,
     Resume,
     Share,
     at_least,
     not_empty,
 )
+from finetune.config.folders import TrainingFolder, problems_of_folders
 
 SINGLE_FILE = ".safetensors"
 
@@ -94,8 +97,11 @@ class ModelConfig:
 class DataConfig:
     """Images and captions."""
 
-    folder: Annotated[str, not_empty("a folder or a Hub dataset id"), Mark.READ]
+    folder: Annotated[str | None, not_empty("a folder or a Hub dataset id"), OneOf("folders"), Mark.READ] = None
     """Prepared folder with metadata.jsonl, folder of images with .txt captions, or Hub dataset id."""
+    folders: tuple[TrainingFolder, ...] = ()
+    """Several folders instead of data.folder, each as a path or with options of its own, as in "{folder: a,
+    repeats: 10}"; docs/datasets.md lists them."""
     image_column: str = "image"
     """Column of the images in a Hub dataset."""
     caption_column: str = "text"
@@ -123,6 +129,12 @@ class DataConfig:
     """Mirror half of the samples."""
     caption_dropout: Share = 0.1
     """Share of samples trained on the empty prompt, which classifier-free guidance needs."""
+    trigger: Annotated[str | None, Mark.PROMPT] = None
+    """Words for what is learned: they replace [trigger] and [name] in captions, and come first in captions that have
+    neither these nor the words."""
+    expand_syntax: bool = False
+    """Take {a|b} in captions for a choice, each of which is a caption to draw from, (word:1.2) for the word, and an
+    escaped \\( for the sign; off trains on such text as it is, with a warning."""
     template: Annotated[str, Mark.PROMPT] = "{caption}"
     """Text around every caption, e.g. "{caption}, ink style"; {caption} is replaced by the caption, and may be absent
     where data.captions is none."""
@@ -145,6 +157,10 @@ class DataConfig:
             yield f"data.bucket_step: got {self.bucket_step}, expected a divisor of resolution {self.resolution}."
         if "{caption}" not in self.template and self.captions != "none":
             yield f'data.template: got "{self.template}", expected a text that contains {{caption}}.'
+        for number, each in enumerate(self.folders):
+            yield from problems(each, f"data.folders[{number}]")
+        if self.folders:
+            yield from problems_of_folders(self.folders, self.bucket_step, self.template)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,20 @@ def compiled_layers(train: LoopConfig, model: ModelConfig) -> Iterator[str]:
         )
 
 
+def masks_of_folders(data: DataConfig, mask: MaskConfig) -> Iterator[str]:
+    """Refuse unused masks of folders, and one place for all masks."""
+    if data.folders and mask.folder is not None:
+        yield f"mask.folder: got {mask.folder} with data.folders. Give each folder its mask_folder."
+    for each in data.folders:
+        if each.mask_folder is not None and mask.kind != "file":
+            yield (
+                f"data.folders: {each.folder}: got mask_folder {each.mask_folder} with mask.kind {mask.kind}. Set "
+                "mask.kind file, or remove it."
+            )
+        if not each.mask and mask.kind == "none":
+            yield f"data.folders: {each.folder}: got mask false with mask.kind none, which uses no masks. Remove it."
+
+
 def warmup(train: LoopConfig, optim: OptimConfig) -> Iterator[str]:
     """Refuse a warm-up that is longer than the run."""
     if 0 < train.steps <= optim.warmup_steps:
@@ -136,7 +150,7 @@ class TrainConfig:
 
     rules: ClassVar[Rules] = (
         *(trained_text_encoder, averaged_weights, warmup, updates_in_backward, rates_that_are_found),
-        *(compiled_layers, exported_step),
+        *(compiled_layers, exported_step, masks_of_folders),
     )
 
     def __post_init__(self) -> None:

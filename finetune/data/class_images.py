@@ -29,8 +29,20 @@ class InstanceAndClass:
 
 
 def captioned(manifest: Manifest, prompt: str) -> Manifest:
-    """Return the manifest with one caption for every image."""
-    return replace(manifest, records=tuple(replace(record, captions=(prompt,)) for record in manifest.records))
+    """Return the manifest with one caption for all but class images."""
+    records = (each if is_class_image(each) else replace(each, captions=(prompt,)) for each in manifest.records)
+    return replace(manifest, records=tuple(records))
+
+
+def with_class_prompt(manifest: Manifest, prompt: str | None, weight: float) -> Manifest:
+    """Set caption and weight of class images. None keeps their captions."""
+    records = (
+        replace(each, captions=each.captions if prompt is None else (prompt,), weight=each.weight * weight)
+        if is_class_image(each)
+        else each
+        for each in manifest.records
+    )
+    return replace(manifest, records=tuple(records))
 
 
 def with_class_images(

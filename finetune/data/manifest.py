@@ -11,6 +11,8 @@ from typing import Literal
 from finetune.config.mask import NO_MASKS, MaskConfig
 from finetune.config.sections import DataConfig
 from finetune.data.captions.reading import DEFAULT_READING, CaptionReading
+from finetune.data.captions.rewrite import CaptionEdits, edited_captions
+from finetune.data.changes import Changes
 from finetune.data.folder import read_folder
 from finetune.data.folder_repeats import FolderRepeats
 from finetune.data.kept_files import KeptFiles
@@ -20,8 +22,6 @@ from finetune.data.masks import MaskFile, checked_masks
 from finetune.data.probe import probe_all
 from finetune.data.refusals import CORRECT_FILES, prepare_command, refuse_masks, refuse_no_dataset, refuse_unfinished
 from finetune.data.visible_files import FolderSource, holds_tables, is_saved_dataset, visible_files
-from finetune.plurals import first_few
-from finetune.prompt_syntax import caption_warning, syntax_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +45,8 @@ class Record:
     """None leaves the choice to the run."""
     mask: MaskFile | None = None
     """None trains on the whole image."""
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Differences between a dataset now and as it was."""
-
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed)
-
-    def summary(self) -> str:
-        """Return one line with the counts and the first few names."""
-        parts = {"added": self.added, "removed": self.removed, "changed": self.changed}
-        return "; ".join(f"{len(names):,} {what}: {first_few(names)}" for what, names in parts.items() if names)
+    resolution: int | None = None
+    """Side of the square whose area its bucket stays within; None is that of the run."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +62,20 @@ class Manifest:
     """Where to read the masks, where there are any."""
     kept: KeptFiles = field(default_factory=KeptFiles, compare=False)
     """Files that need not be read again."""
+    places: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of several folders: the first part of file names, and the folder. Empty for one."""
+    name: str = ""
+    """Of several folders: their last parts, without class images."""
+
+    @property
+    def title(self) -> str:
+        """Name the dataset: its place, or the last parts of several."""
+        return self.name or self.location
+
+    def path_of(self, file_name: str) -> Path:
+        """Return where an image would be in a folder of files."""
+        label, _, name = file_name.partition("/")
+        return Path(self.places[label]) / name if label in self.places else Path(self.location) / file_name
 
     @property
     def fingerprint(self) -> str:
@@ -113,11 +112,16 @@ def configured_manifest(
     unread: str = "data.captions is none",
     kept: KeptFiles | None = None,
 ) -> Manifest:
-    """Read the manifest that a recipe's options describe. `unread` says why captions are not read."""
+    """Read the manifest of data.folder as a recipe's options describe it. `unread` says why captions are not read. If
+    the folder is one of several, its own options are the only ones in data.folders."""
+    assert data.folder is not None, "several folders are read by read_folders"
+    edits = CaptionEdits(expand=data.expand_syntax, trigger=data.trigger)
+    for own in data.folders:
+        edits = replace(edits, caption=own.caption, prefix=own.caption_prefix, suffix=own.caption_suffix)
     return read_manifest(
         data.folder,
         image_column=data.image_column,
-        reading=CaptionReading(data.caption_column, data.caption_lines, unread),
+        reading=CaptionReading(data.caption_column, data.caption_lines, unread, edits=edits),
         captions=captions,
         folder_repeats=data.folder_repeats,
         mask=mask,
@@ -163,7 +167,7 @@ def read_manifest(
         from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
 
         if tables := prepared_tables(root):
-            return _read_tables(folder, tables, reading.column, captions, mask, kept)
+            return _read_tables(folder, tables, reading, captions, mask, kept)
     files = visible_files(root, findings) if is_plain else []
     if is_plain and not holds_tables(files):
         source: ImageSource = FolderSource(root)
@@ -176,8 +180,7 @@ def read_manifest(
         refuse_masks(folder, mask, ("file",))
         entries, source = read_rows(str(path), image_column, reading.column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare_command(folder)}"
-    records = [_record(*probed) for probed in probe_all(entries, source, findings, kept)]
-    _note_syntax(records, findings)
+    records = [_record(*found, reading.edits, findings) for found in probe_all(entries, source, findings, kept)]
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     records.sort(key=lambda record: os.fsencode(record.file_name))
     masks_root = root if mask.folder is None else os.path.abspath(mask.folder)
@@ -203,21 +206,15 @@ def _with_masks(
     return replace(manifest, records=records, warnings=findings.warnings, masks=masks)
 
 
-def _record(entry: Entry, size: tuple[int, int], sha256: str) -> Record:
-    return Record(entry.file_name, entry.captions, *size, sha256, entry.weight, entry.repeats, entry.split)
-
-
-def _note_syntax(records: Sequence[Record], findings: Findings) -> None:
-    for record in records:
-        found = {name: piece for caption in record.captions for name, piece in syntax_in(caption)}
-        for name, piece in found.items():
-            findings.warn(caption_warning(name), f"{record.file_name} ({piece})")
+def _record(entry: Entry, size: tuple[int, int], sha256: str, edits: CaptionEdits, findings: Findings) -> Record:
+    captions = edited_captions(entry.file_name, entry.captions, edits, findings)
+    return Record(entry.file_name, captions, *size, sha256, entry.weight, entry.repeats, entry.split)
 
 
 def _read_tables(
     folder: str,
     tables: Sequence[str],
-    caption_column: str,
+    reading: CaptionReading,
     captions: Literal["listed", "folder", "none"],
     mask: MaskConfig,
     kept: KeptFiles,
@@ -229,9 +226,8 @@ def _read_tables(
     if captions == "folder":
         raise ValueError(f"data.captions: got folder, but the images of {folder} are in tables. Omit data.captions.")
     findings, root = Findings(), os.path.abspath(folder)
-    listed = list(read_prepared(root, tables, caption_column, findings, is_captioned=captions == "listed"))
-    records = [_record(each.entry, (each.width, each.height), each.sha256) for each in listed]
-    _note_syntax(records, findings)
+    listed = list(read_prepared(root, tables, reading.column, findings, is_captioned=captions == "listed"))
+    records = [_record(each.entry, (each.width, each.height), each.sha256, reading.edits, findings) for each in listed]
     advice = "Prepare the images again: python -m datasets_prep --source FOLDER --output PREPARED"
     findings.raise_errors(f"data.folder: {folder} cannot be trained on as it is:", advice)
     if not records:

@@ -33,6 +33,9 @@ OF_RUN = {
     "model.config": "model.config",
     "model.vae": "model.vae",
     "data.folder": "data.folder",
+    "data.folders": "data.folders",
+    "data.trigger": "data.trigger",
+    "data.expand_syntax": "data.expand_syntax",
     "data.image_column": "data.image_column",
     "data.caption_column": "data.caption_column",
     "data.captions": "data.captions",
@@ -66,7 +69,8 @@ def options_of_run(targets: Sequence[str], given: set[str]) -> list[str]:
     found, flags = read_yaml(saved)[0], []
     for key, theirs in OF_RUN.items():
         texts = found.get(theirs, [])
-        if key not in given and texts and texts != ["None"]:
+        is_other = key in ("data.folder", "data.folders") and given & {"data.folder", "data.folders"}
+        if key not in given and not is_other and texts and texts != ["None"]:
             flags += [f"--{key}", *texts]
     return flags
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from finetune.config.evaluate import MOST_IMAGES, ScoredDataConfig
+from finetune.config.mask import NO_MASKS
 from finetune.config.outputs import ValidationConfig
-from finetune.data.captions.reading import CaptionReading
+from finetune.config.sections import DataConfig
 from finetune.data.class_images import instance_images
+from finetune.data.folders import read_folders
 from finetune.data.images.decode import resize_and_crop
-from finetune.data.manifest import Manifest, Record, read_manifest
+from finetune.data.manifest import Manifest, Record, configured_manifest
 from finetune.run_folder.options import held_out_indices
 
 
@@ -28,12 +30,22 @@ class References:
 
 def read_scored_manifest(config: ScoredDataConfig) -> Manifest:
     """Read the dataset as training did."""
-    return read_manifest(
-        config.folder,
+    data = DataConfig(
+        folder=config.folder,
+        folders=config.folders,
         image_column=config.image_column,
-        reading=CaptionReading(config.caption_column, None, "data.captions is none"),
-        captions=config.captions,
+        caption_column=config.caption_column,
+        trigger=config.trigger,
+        expand_syntax=config.expand_syntax,
     )
+    unread = "data.captions is none"
+    if not config.folders:
+        return configured_manifest(data, NO_MASKS, config.captions, unread)
+    validation = ValidationConfig(fraction=config.validation_fraction, every=1)
+    sources = config.captions, config.captions
+    manifest = read_folders(data, NO_MASKS, sources, unread, lambda each: held_out_indices(each, validation))
+    records, _ = instance_images(manifest.records, ())
+    return replace(manifest, records=records)
 
 
 def held_out_of(manifest: Manifest, config: ScoredDataConfig) -> set[int]:

@@ -7,7 +7,7 @@ Files are looked up by their hashes.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from finetune.config.loss import LossConfig
 from finetune.config.train import TrainConfig
+from finetune.data.folders import FolderCount
 
 MAX_TAGS = 1000
 """Most frequent tags that are written; captions in sentences would otherwise repeat the dataset in every file."""
@@ -51,6 +52,8 @@ class RunFacts:
     finished_at: float
     usage_hint: str | None = None
     """Strengths to use the file at, as they were scored."""
+    folders: Sequence[FolderCount] = ()
+    """The parts of several folders; empty for one."""
 
 
 def lora_metadata(
@@ -60,7 +63,9 @@ def lora_metadata(
     of the objective, `network` the `ss_network_*` fields, `model` those of `ModelFamily.model_spec`."""
     name, resolution, optim, train = config.output.export_name, config.data.resolution, config.optim, config.train
     dataset, quantization = last_part(facts.dataset_location), config.model.quantization
-    of_class = {"ss_reg_dataset_dirs": json.dumps(dataset_folders("class", facts.reg_image_repeats))}
+    own_folders, class_folders = several_folders(facts.folders)
+    class_folders = class_folders or dataset_folders("class", facts.reg_image_repeats)
+    of_class = {"ss_reg_dataset_dirs": json.dumps(class_folders)}
     fields = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "diffusers",
@@ -84,7 +89,7 @@ def lora_metadata(
         "ss_epoch": facts.epochs,
         "ss_num_epochs": facts.epochs,
         "ss_seed": config.seed,
-        "ss_dataset_dirs": json.dumps(dataset_folders(dataset, facts.image_repeats)),
+        "ss_dataset_dirs": json.dumps(own_folders or dataset_folders(dataset, facts.image_repeats)),
         **(of_class if facts.num_reg_images else {}),
         "ss_dataset_fingerprint": facts.dataset_fingerprint,
         "ss_tag_frequency": json.dumps({dataset: dict(facts.tags)}),
@@ -115,6 +120,15 @@ def dataset_folders(name: str, repeats: Mapping[int, int]) -> dict[str, dict[str
         name if len(repeats) == 1 else f"{times}_{name}": {"n_repeats": times, "img_count": num}
         for times, num in sorted(repeats.items())
     }
+
+
+def several_folders(counts: Sequence[FolderCount]) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+    """Return listed folders as sd-scripts names them, those of class images apart."""
+    found: tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]] = {}, {}
+    for each in counts:
+        repeats = round(each.num_samples / max(1, each.num_images))
+        found[each.is_class][each.label] = {"n_repeats": repeats, "img_count": each.num_images}
+    return found
 
 
 def loss_fields(loss: LossConfig) -> dict[str, object]:

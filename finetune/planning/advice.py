@@ -208,4 +208,5 @@ def trains_adapter(config: AdaptConfig) -> bool:
 
 def own_share(config: TrainConfig) -> float:
     """Return the share of data.folder in a step's images. Class images take the other half."""
-    return 0.5 if as_flat(config).get("prior.kind") == "pictures" else 1.0
+    of_class = any(each.is_regularisation for each in config.data.folders)
+    return 0.5 if of_class or as_flat(config).get("prior.kind") == "pictures" else 1.0

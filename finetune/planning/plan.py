@@ -13,6 +13,7 @@ from finetune.config.parse.dump import dump
 from finetune.config.parse.presets import find_preset
 from finetune.config.parse.recipe_options import parse_recipe
 from finetune.config.train import TrainConfig
+from finetune.data.folders import count_lines, folder_counts
 from finetune.data.manifest import Manifest
 from finetune.data.sizes import bucket_sizes, nearest_size
 from finetune.models import refuse_unknown_family
@@ -69,9 +70,12 @@ def planned(config: TrainConfig, manifest: Manifest, num_processes: int) -> Iter
         f"images seen, {seen / facts.entries_per_pass:,.1f} passes of {facts.entries_per_pass / own:,.1f} steps."
     )
     held_out = held_out_indices(manifest.records, config.validation)
-    sizes = bucket_sizes(config.data.resolution, config.data.bucket_step, config.data.max_aspect)
+    yield from count_lines(folder_counts(manifest, held_out))
+    step, max_aspect = config.data.bucket_step, config.data.max_aspect
+    sides = {record.resolution or config.data.resolution for record in manifest.records}
+    sizes = {side: bucket_sizes(side, step, max_aspect) for side in sides}
     buckets: Counter[tuple[int, int]] = Counter(
-        nearest_size(record.width, record.height, sizes)
+        nearest_size(record.width, record.height, sizes[record.resolution or config.data.resolution])
         for index, record in enumerate(manifest.records)
         if index not in held_out
     )

@@ -50,8 +50,11 @@ def with_proposals(
 
 def read_facts(config: TrainConfig, manifest: "Manifest", num_processes: int) -> DatasetFacts:
     """Return the facts behind the proposals. They are the same on every process."""
+    from finetune.data.class_images import is_class_image
+
     held_out = held_out_indices(manifest.records, config.validation)
-    records = [record for index, record in enumerate(manifest.records) if index not in held_out]
+    trained = [record for index, record in enumerate(manifest.records) if index not in held_out]
+    records = [record for record in trained if not is_class_image(record)]
     if not records:
         raise ValueError(
             f"data.folder: all images ({len(manifest.records)}) are held out for validation. Lower validation.fraction."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from finetune.config.train import TrainConfig
+from finetune.run_folder.options import held_out_indices
 
 if TYPE_CHECKING:
     from finetune.data.kept_files import KeptFiles
@@ -35,11 +36,20 @@ class Recipe(Generic[Config]):
     """Where the captions of the dataset come from."""
     unread: Callable[[Config], str] = lambda config: "data.captions is none"
     """Why captions beside the images are not read."""
+    class_captions: Callable[[Config], Captions] = lambda config: "listed"
+    """Where the captions of class images in data.folders come from."""
     planned: Callable[[Config, "Manifest"], Sequence[str]] = lambda config, manifest: ()
     """Further lines of `finetune plan`; raises ValueError as the recipe's command would."""
 
     def manifest(self, config: Config, kept: "KeptFiles | None" = None) -> "Manifest":
         """Return the checked images of a config. Files that are read are put into `kept`."""
-        from finetune.data.manifest import configured_manifest  # with numpy and Pillow, which --help does without
+        from finetune.data.folders import read_folders  # with numpy and Pillow, which --help does without
+        from finetune.data.manifest import configured_manifest
 
-        return configured_manifest(config.data, config.mask, self.captions(config), self.unread(config), kept)
+        captions, unread = self.captions(config), self.unread(config)
+        if not config.data.folders:
+            return configured_manifest(config.data, config.mask, captions, unread, kept)
+        sources = captions, self.class_captions(config)
+        return read_folders(
+            config.data, config.mask, sources, unread, lambda each: held_out_indices(each, config.validation), kept
+        )

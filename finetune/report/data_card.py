@@ -3,12 +3,13 @@
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from finetune.data.folders import labels
 from finetune.data.images.decode import open_rgb
 from finetune.data.visible_files import LIKELY_MASK, MASK_SUFFIX, FolderSource, is_image_name
 from finetune.files import may_read
@@ -76,6 +77,10 @@ def data_card(card: dict[str, Any]) -> Card:
         ("captions", f"{captions.get('num', '?')}, at most {captions.get('most_per_picture', '?')} per image"),
         ("fingerprint", card.get("fingerprint", "")),
     ]
+    for each in objects(card.get("folders")):
+        kind = "class images" if each.get("is_class") else "images"
+        share = finite(each.get("share")) or 0.0
+        facts.append((f"folder {each.get('label')}", f"{each.get('num_images')} {kind}, {share:.1%} of the samples"))
     if parameters := card.get("parameters"):
         facts.append(("parameters", f"{parameters['trained']:,} trained, {parameters['frozen']:,} frozen"))
     return Card(facts, list(card.get("warnings") or []), buckets(card.get("buckets") or []))
@@ -97,19 +102,33 @@ def buckets(read: Sequence[dict[str, object]]) -> list[CardBucket]:
     ]
 
 
-def training_images(folder: Path) -> list[TrainingImage]:
-    """Return a few training images of a folder. They are evenly spread; tables are not opened."""
-    names, found = list(itertools.islice(names_in(folder), MOST_LISTED)), []
-    for place in spread(range(len(names)), MOST_IMAGES):
-        if (image := training_image(folder, names[place])) is not None:
-            found.append(image)
-    return found
+def data_folders(data: Mapping[str, Any]) -> dict[str, Path]:
+    """Map the first part of file names to training folders. It is "" for one folder."""
+    if data.get("folder"):
+        return {"": Path(str(data["folder"]))}
+    listed = [str(each.get("folder", "")) for each in objects(data.get("folders"))]
+    return dict(zip(labels(listed), map(Path, listed), strict=True))
 
 
-def training_image(folder: Path, name: str) -> TrainingImage | None:
-    """Read one image of a folder. It is None where it cannot be read."""
+def training_images(folders: Mapping[str, Path]) -> list[TrainingImage]:
+    """Return a few training images. They are evenly spread; tables are not opened."""
+    found: list[TrainingImage] = []
+    for label, folder in folders.items():
+        names = list(itertools.islice(names_in(folder), MOST_LISTED)) if folder.is_dir() else []
+        for place in spread(range(len(names)), max(1, MOST_IMAGES // len(folders))):
+            name = f"{label}/{names[place]}" if label else names[place]
+            if (image := training_image(folders, name)) is not None:
+                found.append(image)
+    return found[:MOST_IMAGES]
+
+
+def training_image(folders: Mapping[str, Path], name: str) -> TrainingImage | None:
+    """Read one image by its name in the run. It is None where it cannot be read."""
+    label, _, rest = ("", "", name) if "" in folders else name.partition("/")
+    if label not in folders:
+        return None
     try:
-        image = open_rgb(FolderSource(str(folder)).read(name), draft=(SIDE, SIDE))
+        image = open_rgb(FolderSource(str(folders[label])).read(rest), draft=(SIDE, SIDE))
     except (OSError, ValueError):
         return None
     return TrainingImage(name, small_image(image, SIDE, SIDE))
@@ -148,7 +167,7 @@ def image_names(folder: Path) -> Iterator[str]:
                 yield (Path(place) / name).relative_to(folder).as_posix()
 
 
-def repeated_images(scored: Scored, folder: Path) -> list[RepeatedImage]:
+def repeated_images(scored: Scored, folders: Mapping[str, Path]) -> list[RepeatedImage]:
     """Return the chosen step's repetitions of training images, the nearest first."""
     step = scored.chosen
     if step is None or step.images is None or not step.repeated_images:
@@ -158,7 +177,7 @@ def repeated_images(scored: Scored, folder: Path) -> list[RepeatedImage]:
         prompt, seed, name = whole(each.get("prompt")), whole(each.get("seed")), each.get("training_image")
         if prompt is None or seed is None or not is_inside(name) or prompt >= len(scored.prompts):
             continue
-        image, original = small_copy(drawn.get((prompt, seed)), SIDE, SIDE), training_image(folder, str(name))
+        image, original = small_copy(drawn.get((prompt, seed)), SIDE, SIDE), training_image(folders, str(name))
         if image is not None and image.data and original is not None:
             found.append(RepeatedImage(scored.prompts[prompt][0], seed, image, original))
         if len(found) == MOST_IMAGES:

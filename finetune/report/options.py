@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune.config.facts import Resume, marked, options, values
 from finetune.config.parse.command_line import flat_types, read_flags, read_yaml
-from finetune.config.parse.convert import convert, spelled
+from finetune.config.parse.convert import convert, entry_text, spelled
 from finetune.config.parse.dump import as_plain
 from finetune.config.parse.presets import PRESETS, carried
 from finetune.config.parse.recipe_options import RECIPES, known_options
@@ -118,5 +118,6 @@ def defaults(kind: type[TrainConfig]) -> dict[str, list[str]]:
             found |= dict(values(made, f"{item.name}."))
     plain = {key: as_plain(value) for key, value in found.items()}
     return {
-        key: [str(part) for part in (value if isinstance(value, list) else [value])] for key, value in plain.items()
+        key: [entry_text(part) for part in (value if isinstance(value, list) else [value])]
+        for key, value in plain.items()
     }

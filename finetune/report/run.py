@@ -8,7 +8,7 @@ from typing import Any
 from finetune import __version__
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 from finetune.report.curves import charts, score_charts, tiles
-from finetune.report.data_card import data_card, preparation_report, repeated_images, training_images
+from finetune.report.data_card import data_card, data_folders, preparation_report, repeated_images, training_images
 from finetune.report.gallery import Shown, find_previews, find_scored, pairs
 from finetune.report.machines import hardware, read_starts, software
 from finetune.report.options import differences
@@ -40,7 +40,9 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
     scored = read_scores(folder)
     config = text_of(folder / "config.yaml")
     given = options_in(config)
-    data = Path(text_in(given, "data", "folder")) if text_in(given, "data", "folder") else None
+    section = given.get("data")
+    folders = data_folders(section) if isinstance(section, dict) else {}
+    data = ", ".join(map(str, folders.values()))
     card = read_json(folder / "data_card.json")
     shown_card = data_card(card) if card else None
     exported = find_exported(folder)
@@ -70,9 +72,9 @@ def contents(folder: Path, path: Path, message: str | None) -> dict[str, object]
         "score_charts": score_charts(scored),
         "charts": charts(rows, chosen) if rows else [],
         "card": shown_card,
-        "training_images": training_images(data) if data and data.is_dir() else [],
-        "repeated": repeated_images(scored, data) if data and data.is_dir() else [],
-        "preparation": preparation_report(data, path) if data else None,
+        "training_images": training_images(folders),
+        "repeated": repeated_images(scored, folders),
+        "preparation": preparation_report(folders[""], path) if "" in folders else None,
         "differences": differences(folder),
         "usages": usages(exported, source, scored.choice.strength if scored.choice else None, shown.prompts[:1])
         if exported

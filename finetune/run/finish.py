@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from finetune.data.class_images import trained, trained_captions
+from finetune.data.folders import folder_counts
 from finetune.evaluate.table import choice_lines
 from finetune.export.metadata import RunFacts, tag_counts
 from finetune.files import refuse_lost_folder, writing
@@ -204,7 +205,8 @@ def run_facts(session: Session, exported: Exported) -> RunFacts:
         num_reg_images=sum(counted.of_class.values()),
         image_repeats=counted.instance,
         reg_image_repeats=counted.of_class,
-        dataset_location=manifest.location,
+        dataset_location=manifest.title,
+        folders=folder_counts(manifest, session.data.held_out_indices),
         dataset_fingerprint=manifest.fingerprint,
         tags=tag_counts(trained_captions(manifest.records, session.data.held_out_indices)),
         mixed_precision=run.accelerator.mixed_precision,  # pyright: ignore[reportArgumentType]  (device.py checked it)

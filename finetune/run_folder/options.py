@@ -5,18 +5,21 @@ import os
 import secrets
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.facts import Resume, marked
 from finetune.config.outputs import ValidationConfig
 from finetune.config.parse.command_line import read_yaml
+from finetune.config.parse.convert import entry_text
 from finetune.config.parse.dump import as_flat
 from finetune.config.sections import CacheConfig
 from finetune.config.train import TrainConfig
 from finetune.processes.ranks import ranks
 
 if TYPE_CHECKING:
+    from finetune.data.folders import FolderCount
     from finetune.data.manifest import Manifest, Record
 
 SECONDS_TO_APPEAR = 5.0
@@ -82,7 +85,7 @@ def changed_values(config: TrainConfig, saved: Path, keys: Sequence[str]) -> lis
     before, values = read_yaml(saved)[0] if saved.exists() else {}, as_flat(config)
     changed = []
     for key in [key for key in keys if key in values and key in before]:
-        now = [str(part) for part in (values[key] if isinstance(values[key], list) else [values[key]])]
+        now = [entry_text(part) for part in (values[key] if isinstance(values[key], list) else [values[key]])]
         if before[key] != now:
             changed.append((key, before[key], now))
     return changed
@@ -95,8 +98,9 @@ def refuse_changed_data(manifest: "Manifest", digests: dict[str, str], allowed: 
         return None
     text = f"the images or captions in {manifest.location} differ from those of the checkpoint: {changes.summary()}."
     if not allowed:
+        option = "data.folders" if manifest.places else "data.folder"
         raise ValueError(
-            f"data.folder: {text} Put them back, or add --data.allow_change true to train on with the new ones."
+            f"{option}: {text} Put them back, or add --data.allow_change true to train on with the new ones."
         )
     return text
 
@@ -127,8 +131,9 @@ def data_card(
     figures: Sequence[dict[str, object]],
     parameters: dict[str, int],
     warnings: Sequence[str],
+    folders: "Sequence[FolderCount]" = (),
 ) -> str:
-    """Return the contents of OUT/data_card.json, a summary of the dataset."""
+    """Return the contents of OUT/data_card.json, a summary of the dataset. `folders` are the parts of several."""
     counts = [len(record.captions) for record in manifest.records]
     card = {
         "location": manifest.location,
@@ -137,6 +142,7 @@ def data_card(
         "num_train": len(manifest.records) - len(held_out),
         "num_validation": len(held_out),
         "captions": {"num": sum(counts), "most_per_picture": max(counts)},
+        "folders": [asdict(each) for each in folders],
         "buckets": list(figures),
         "parameters": parameters,
         "warnings": list(warnings),

@@ -44,7 +44,11 @@ def nested_folders(config: TrainConfig) -> Iterator[str]:
 def folders(config: TrainConfig, mark: Mark) -> list[tuple[str, Path]]:
     """List the marked options that name folders, and those folders."""
     given = as_flat(config)
-    return [(key, Path(given[key])) for key in marked(type(config), mark) if given[key] and os.path.isdir(given[key])]
+    found = [(key, given[key]) for key in marked(type(config), mark) if given[key]]
+    if mark is Mark.READ:
+        listed = [(each.folder, each.mask_folder) for each in config.data.folders]
+        found += [("data.folders", place) for places in listed for place in places if place is not None]
+    return [(key, Path(place)) for key, place in found if os.path.isdir(place)]
 
 
 def related(one: Path, other: Path) -> str | None:

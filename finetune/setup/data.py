@@ -22,6 +22,7 @@ from finetune.batches.inpaint_masks import Holes
 from finetune.batches.latent_masks import LatentMasks
 from finetune.batches.preview_prompts import refuse_unfit_previews
 from finetune.batches.truncated_captions import cut_warnings
+from finetune.data.folders import count_lines, folder_counts
 from finetune.planning.advice import own_share
 from finetune.planning.scale_warnings import scale_warnings
 from finetune.plurals import plural
@@ -38,7 +39,7 @@ def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> Traini
     held_out = frozenset(held_out_indices(run.manifest.records, config.validation))
     images = training_images(run, model, held_out, prompts)
     figures = [bucket_figures(bucket, images.records) for bucket in images.buckets]
-    describe(run, figures, num_held_out=len(held_out))
+    describe(run, figures, held_out)
     run.say(machine_line(run, images.passes(run.steps * run.global_batch_size)))
     warnings = [
         *bucket_warnings(run, figures),
@@ -93,10 +94,12 @@ def split_buckets(run: Run, model: LoadedModel, held_out: frozenset[int]) -> tup
     return trained, [part for bucket in buckets if (part := bucket.only(held_out)).records]
 
 
-def describe(run: Run, figures: Sequence[BucketFigures], *, num_held_out: int) -> None:
-    """Print the number of images and their training sizes."""
+def describe(run: Run, figures: Sequence[BucketFigures], held_out: frozenset[int]) -> None:
+    """Print the numbers of images, by folder too, and their sizes."""
     num = plural(len(run.manifest.records), "image")
-    run.say(f"{num}, {num_held_out} held out; global batch size {run.global_batch_size}.")
+    run.say(f"{num}, {len(held_out)} held out; global batch size {run.global_batch_size}.")
+    for line in count_lines(folder_counts(run.manifest, held_out)):
+        run.say(line)
     for figure in figures:
         run.say(
             f"  bucket {figure.width}x{figure.height}: {plural(figure.num_pictures, 'image')}, "

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 from finetune.config.parse.dump import dump
+from finetune.data.folders import folder_counts
 from finetune.evaluate.running.desk import Desk
 from finetune.files import refuse_lost_folder, write_atomically
 from finetune.optim.first_steps import FirstSteps
@@ -39,7 +40,8 @@ def open_session(
         write_atomically(run.folder / "config.yaml", dump(run.config))
         warnings = [*run.warnings, *model.warnings, *data.warnings, *found]
         figures = [asdict(figure) for figure in data.figures]
-        card = data_card(run.manifest, data.held_out_indices, figures, tuned.counts, warnings)
+        counts = folder_counts(run.manifest, data.held_out_indices)
+        card = data_card(run.manifest, data.held_out_indices, figures, tuned.counts, warnings, counts)
         write_atomically(run.folder / "data_card.json", card)
         metrics = MetricsFile(
             run.folder / "metrics.jsonl", start.metrics_bytes, start.step, lambda text: run.warn([text])

@@ -52,7 +52,7 @@ def run_facts(run: Run, model: LoadedModel, data: TrainingData, tuned: Tuned) ->
 
 def inputs(run: Run, model: LoadedModel, facts: dict[str, object]) -> list[Input]:
     """Name the dataset and the base model by their content."""
-    source, location = run.config.model.source, run.manifest.location
+    source, location = run.config.model.source, run.manifest.title
     sizes = {key: facts[key] for key in ("num_images", "num_class_images", "num_validation_images")}
     fingerprint = run.manifest.fingerprint
     return [

@@ -7,8 +7,18 @@ from typing import TypeVar, cast, get_type_hints
 
 from finetune.config.checks import SECRET_PATTERN
 from finetune.config.drawing.files import with_files_read
-from finetune.config.facts import Mark, marked, options
-from finetune.config.parse.convert import choices, convert, described, placeholder, several, spelled, suggestion
+from finetune.config.facts import Mark, OneOf, marked, options
+from finetune.config.parse.convert import (
+    EntryError,
+    choices,
+    convert,
+    described,
+    entry_text,
+    placeholder,
+    several,
+    spelled,
+    suggestion,
+)
 from finetune.config.parse.help import print_help
 from finetune.config.parse.other_trainers import counterpart, counterparts
 from finetune.config.parse.run_id import with_run_id
@@ -69,6 +79,8 @@ def parse_given(
     for key, texts in given.items():
         try:
             read[key] = convert(types_by_key[key], [spelled(text, types_by_key[key]) for text in texts])
+        except EntryError as error:
+            found.append(f"{key}: {error}")
         except ValueError:
             got, hint = " ".join(texts) or "nothing", types_by_key[key]
             meant = several(texts) if len(texts) > 1 else suggestion(got, choices(hint))
@@ -81,6 +93,9 @@ def parse_given(
                 f"{key}: missing, expected {described(types_by_key[key])}. Give --{key} or set it in the YAML file."
             )
         read.setdefault(key, placeholder(types_by_key[key]))
+    for key, other in one_of(kind).items():  # a file that does not read may have given one of both
+        if read.get(key, dataclasses.MISSING) is dataclasses.MISSING and told & {key, other, "config"}:
+            read |= {key: placeholder(types_by_key[key]), other: ()}
     try:
         config = build(kind, read)
     except ValueError as error:
@@ -123,6 +138,12 @@ def flat_types(kind: type) -> dict[str, object]:
 def required_keys(kind: type) -> list[str]:
     """Return the dotted names of options without a default."""
     return [option.key for option in options(kind) if option.is_required]
+
+
+def one_of(kind: type) -> dict[str, str]:
+    """Map needed options to those that may be given instead."""
+    found = options(kind)
+    return {each.key: f"{each.key.rpartition('.')[0]}.{fact.other}" for each in found for fact in each.of(OneOf)}
 
 
 def read_flags(arguments: Sequence[str], known: dict[str, object]) -> tuple[dict[str, list[str]], list[str]]:
@@ -189,7 +210,7 @@ def read_yaml(path: Path) -> tuple[dict[str, list[str]], list[str]]:
             if key in given:
                 found.append(f"{key}: given twice in {path}. Keep one.")
             parts = cast(list[object], value) if isinstance(value, list) else [value]
-            given[key] = [str(part) for part in parts]
+            given[key] = [entry_text(part) for part in parts]
 
     walk(cast(dict[object, object], content), "")
     return given, found

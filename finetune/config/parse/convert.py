@@ -4,12 +4,16 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import json
 import os
 import types
 import typing
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+from finetune.config.facts import options
+from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
 
 NAMES: dict[object, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "path"}
 
@@ -21,6 +25,8 @@ def convert(hint: object, texts: list[str]) -> object:
     if typing.get_origin(hint) is tuple:
         part = typing.get_args(hint)[0]
         return tuple(convert(part, [text]) for text in texts)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _entry(hint, texts[0])
     if len(texts) != 1 or (hint is Path and not texts[0]):  # Path("") would be the current folder
         raise ValueError
     option: Any = dataclasses.make_dataclass("Option", [("value", hint)])
@@ -31,6 +37,42 @@ def convert(hint: object, texts: list[str]) -> object:
             return parsed.value
         except SystemExit as error:
             raise ValueError from error
+
+
+class EntryError(ValueError):
+    """A wrong entry of a list of options; its text says why."""
+
+
+def entry_text(part: object) -> str:
+    """Write an entry of a list as one text. Options are JSON, which is YAML too."""
+    return json.dumps(part, ensure_ascii=False, default=str) if isinstance(part, dict) else str(part)
+
+
+def _entry(kind: type, text: str) -> object:
+    """Read an entry: its first option, or YAML such as {folder: a}."""
+    hints = {option.key: option.hint for option in options(kind)}
+    first = next(iter(hints))
+    content: object = {first: text}
+    if text.startswith("{"):
+        try:
+            content = load_yaml(text)
+        except StrictYamlError as error:
+            raise EntryError(f"got {text}, which {error}.") from None
+    assert isinstance(content, dict), text
+    read: dict[str, object] = {}
+    for key, value in content.items():
+        if key not in hints:
+            ours = vars(kind).get("theirs", {}).get(key)
+            meant = f" It is called {ours} here." if ours else suggestion(str(key), hints)
+            raise EntryError(f"{key}: no such option of an entry.{meant} Expected {', '.join(hints)}.")
+        texts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
+        try:
+            read[key] = convert(hints[key], [spelled(each, hints[key]) for each in texts])
+        except ValueError:
+            raise EntryError(f"{key}: got {' '.join(texts)}, expected {described(hints[key])}.") from None
+    if first not in read:
+        raise EntryError(f"got {text}, an entry without {first}. Add it.")
+    return kind(**read)
 
 
 def spelled(text: str, hint: object) -> str:
@@ -63,6 +105,9 @@ def described(hint: object) -> str:
     """Describe a type in words."""
     if hint in NAMES:
         return NAMES[hint]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        keys = [option.key for option in options(hint)]
+        return f"a {keys[0]}, or a mapping with {', '.join(keys[:2])} and others"
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, parts))

@@ -46,8 +46,16 @@ def as_plain(value: object) -> object:
     if dataclasses.is_dataclass(value):
         return {item.name: as_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, tuple):
-        return [as_plain(part) for part in cast(tuple[object, ...], value)]
+        return [_entry(part) for part in cast(tuple[object, ...], value)]
     return str(value) if isinstance(value, Path) else value
+
+
+def _entry(part: object) -> object:
+    """Convert an entry of a list, without options at their defaults."""
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return as_plain(part)
+    given = [item.name for item in dataclasses.fields(part) if vars(part)[item.name] != item.default]
+    return {name: as_plain(vars(part)[name]) for name in given}
 
 
 def as_flat(config: object) -> dict[str, Any]:

@@ -6,11 +6,15 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
-from finetune.config.facts import options
+from finetune.config.facts import OneOf, options
+from finetune.config.folders import TrainingFolder
 from finetune.config.parse.convert import described
 from finetune.processes.streams import let_readers_leave
+
+if TYPE_CHECKING:
+    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 FIRST = (
     *("model.source", "data.folder", "output.folder", "instance.prompt", "prior.prompt", "goal", "data.resolution"),
@@ -30,8 +34,26 @@ def print_help(kind: type, program: str) -> NoReturn:
     field = ("config", file, dataclasses.field(default=None, kw_only=True))
     shown = dataclasses.make_dataclass("Options", [field], bases=(kind,), frozen=True)
     shown.__doc__ = kind.__doc__
-    tyro.cli(shown, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_entry_rule)
+    with registry:
+        tyro.cli(shown, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
     raise SystemExit(0)
+
+
+def _entry_rule(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
+    """Describe entries of a list of options as one text each."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    if info.type is not TrainingFolder:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FOLDER",
+        instance_from_str=lambda texts: TrainingFolder(texts[0]),
+        is_instance=lambda value: isinstance(value, TrainingFolder),
+        str_from_instance=lambda value: [value.folder],
+    )
 
 
 def print_first(kind: type, program: str) -> NoReturn:
@@ -52,7 +74,7 @@ def first_lines(kind: type, program: str) -> Iterator[str]:
     yield from _described("--config FILE", f"{CONFIG_HELP} finetune presets lists them.")
     for key in [key for key in FIRST if key in known][:NUM_FIRST]:
         option = known[key]
-        default = "required" if option.is_required else f"default: {_written(option.default)}"
+        default = "required" if option.is_required or option.of(OneOf) else f"default: {_written(option.default)}"
         yield from _described(f"--{key}", f"{texts[key]} ({described(option.hint)}; {default})")
     yield ""
     plan = f"finetune plan {program.rpartition('.')[2]} OPTIONS"

@@ -1,8 +1,9 @@
 """Read the text of caption files, and choose its usable parts."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from finetune.data.captions.rewrite import CaptionEdits
 from finetune.data.captions.text import CaptionLines, decode_text, has_words, is_unicode, looks_misread
 from finetune.data.listing import Findings
 
@@ -21,6 +22,8 @@ class CaptionReading:
     """Why captions are not read where none are wanted."""
     is_training: bool = True
     """Whether a file that cannot be read is an error, as for a recipe; preparation notes it and continues."""
+    edits: CaptionEdits = field(default_factory=CaptionEdits)
+    """What is done to the captions that were read."""
 
     @property
     def lines_option(self) -> str:

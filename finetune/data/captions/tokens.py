@@ -6,6 +6,7 @@ from finetune.config.drawing.options import read_notation
 from finetune.config.outputs import PreviewConfig
 from finetune.config.recipes import TokensConfig
 from finetune.config.sections import DataConfig
+from finetune.data.class_images import is_class_image
 from finetune.data.manifest import Manifest
 from finetune.plurals import first_few
 
@@ -18,6 +19,7 @@ def check_token_captions(
     texts = [
         (record.file_name, data.template.replace("{caption}", caption))
         for record in manifest.records
+        if not is_class_image(record)
         for caption in record.captions
     ]
     absent = [name for name in tokens.names if not any(name in text for _, text in texts)]

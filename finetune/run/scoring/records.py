@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from finetune.data.manifest import Manifest
 from finetune.evaluate.choice import Row, excess_of
 from finetune.evaluate.drawing import image_path
 from finetune.evaluate.grid import Grid
@@ -63,16 +64,16 @@ def scored_images(session: Session) -> list[ScoredImage]:
     desk = session.desk
     if desk is None:
         return []
-    return [image for row in desk.rows for image in images_of(desk.grid, desk, row, session.run.manifest.location)]
+    return [image for row in desk.rows for image in images_of(desk.grid, desk, row, session.run.manifest)]
 
 
-def images_of(grid: Grid, desk: Desk, row: Row, location: str) -> Iterator[ScoredImage]:
+def images_of(grid: Grid, desk: Desk, row: Row, manifest: Manifest) -> Iterator[ScoredImage]:
     """Yield the images of one scored checkpoint by prompt, then seed."""
     folder, base = desk.folder / str(row["images"]), desk.images / "base"
     for number, prompt in enumerate(grid.prompts):
         for column, seed in enumerate(grid.seeds):
             name = nearest_image(row, number, column)
-            file = Path(location) / name if name else None
+            file = manifest.path_of(name) if name else None
             yield ScoredImage(
                 *(prompt.text, prompt.kind, seed, row["step"]),
                 *(image_path(folder, number, seed), image_path(base, number, seed)),

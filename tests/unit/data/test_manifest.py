@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.manifest import Changes, read_manifest
+from finetune.data.changes import Changes
+from finetune.data.manifest import read_manifest
 from finetune.data.visible_files import FolderSource
 from tests.support.images import SHARED, A, B, C, Row, listed, listing, mistakes, picture, write
 

@@ -87,14 +87,14 @@ def test_a_page_of_a_scored_run_shows_the_images_of_the_strength(tmp_path: Path)
 
 def test_repeated_images_are_beside_their_training_images(tmp_path: Path) -> None:
     scored = read_scores(scored_run(tmp_path / "run"))
-    assert repeated_images(scored, tmp_path) == []  # the training image is gone
+    assert repeated_images(scored, {"": tmp_path}) == []  # the training image is gone
     (tmp_path / "b.png").write_bytes(encoded(gradient()))
-    (found,) = repeated_images(scored, tmp_path)
+    (found,) = repeated_images(scored, {"": tmp_path})
     assert (found.prompt, found.seed, found.training.name) == ("a lighthouse, ink", 1, "b.png") and found.drawn.data
     text = write_report(scored_run(tmp_path / "other", data=str(tmp_path))).read_text()
     assert "Repeated training images" in text and "a lighthouse, ink (seed 1) and b.png" in text
     scored.steps[-1].scores["memorisation"].detail["copies"][0]["training_image"] = "../b.png"
-    assert repeated_images(scored, tmp_path / "run") == []
+    assert repeated_images(scored, {"": tmp_path / "run"}) == []
 
 
 def test_training_images_are_those_of_the_listing_without_held_out_ones(tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_training_images_are_those_of_the_listing_without_held_out_ones(tmp_path
     )
     for name in ("a.png", "held.png", "unlisted.png"):
         (tmp_path / name).write_bytes(encoded(gradient()))
-    assert [each.name for each in training_images(tmp_path)] == ["a.png"]
+    assert [each.name for each in training_images({"": tmp_path})] == ["a.png"]
     (tmp_path / "metadata.jsonl").unlink()
     (tmp_path / "a_mask.png").write_bytes(encoded(gradient()))
-    assert [each.name for each in training_images(tmp_path)] == ["a.png", "held.png", "unlisted.png"]
+    assert [each.name for each in training_images({"": tmp_path})] == ["a.png", "held.png", "unlisted.png"]
 
 
 @pytest.mark.parametrize("name", ["prepared", "a b#%?", "javascript:alert(1)", "x\udce9"])
