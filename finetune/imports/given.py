@@ -23,6 +23,8 @@ class Folder:
     is_class: bool = False
     prompt: str | None = None
     """The class, where their config names it."""
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Their options for this folder."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,15 @@ class Given:
     """Our options that follow from several of theirs."""
 
     @property
+    def is_several(self) -> bool:
+        """True for several folders of images or of class images."""
+        return any(len([each for each in self.folders if each.is_class == kind]) > 1 for kind in (False, True))
+
+    @property
     def recipe(self) -> str:
         """Our recipe. Class images or a subject's prompt make it DreamBooth."""
         is_subject = any(folder.is_class for folder in self.folders) or "instance_prompt" in self.options
+        is_subject = is_subject and not self.is_several
         if self.method == "tokens":
             return TOKENS
         return SUBJECT if is_subject else LORA if self.method == "lora" else FULL

@@ -26,9 +26,20 @@ def num_images(folder: Folder) -> float | None:
     return total * folder.repeats or None
 
 
-def settle_lengths(found: Translation, given: Given, folder: Folder | None) -> None:
+def images_of_epoch(given: Given) -> tuple[float | None, str]:
+    """Count the images of an epoch in all folders. Also return the place that is not here to be counted."""
+    own = [folder for folder in given.folders if not folder.is_class]
+    if not own:
+        return None, "the folder of images"
+    counts = [(folder, num_images(folder)) for folder in own]
+    absent = [folder.path or "the folder of images" for folder, num in counts if num is None]
+    times = 2 if len(own) < len(given.folders) and given.table.name == "sd-scripts" else 1  # class images are as many
+    return (None if absent else times * sum(num or 0 for _, num in counts)), (absent or [""])[0]
+
+
+def settle_lengths(found: Translation, given: Given) -> None:
     """Translate epochs, shares of the run and steps of forward passes."""
-    images = None if folder is None else num_images(folder)
+    images, where = images_of_epoch(given)
     per_step = _number(found, BATCH) * _number(found, ACCUMULATION)
     per_epoch = None if images is None else math.ceil(images / per_step)
     order = {"passes": 0, "forward_passes": 0, "every_passes": 1, "warmup": 2}
@@ -47,7 +58,6 @@ def settle_lengths(found: Translation, given: Given, folder: Folder | None) -> N
             parts = int(float(str(given.options.get("train.gradient_accumulation_steps", 1) or 1)))
             found.put({STEPS: math.ceil(number / max(1, parts))}, key, text, is_default=key not in given.options)
         elif per_epoch is None:
-            where = "the folder of images" if folder is None else f"{folder.path or 'the folder of images'}"
             found.absent.append(
                 f"{text}: an epoch is not known, since {where} is not here to be counted. Set {row.to}: one epoch is "
                 "the images with their repeats, divided by train.batch_size x train.accumulation x processes."

@@ -70,7 +70,7 @@ def _subsets(content: Mapping[str, Any]) -> tuple[list[Folder], dict[str, object
             own = {**general, **{key: value for key, value in dataset.items() if key != "subsets"}, **subset}
             is_class, path = bool(own.get("is_reg")), str(own.get("image_dir", ""))
             where = f"datasets[{place}].subsets[{number}].image_dir"
-            folders.append(Folder(where, path, own.get("num_repeats", 1), is_class, own.get("class_tokens")))
+            folders.append(Folder(where, path, own.get("num_repeats", 1), is_class, own.get("class_tokens"), own))
             if not is_class and not first:
                 first = {"train_batch_size" if key == "batch_size" else key: value for key, value in own.items()}
     return folders, first
@@ -114,7 +114,7 @@ def _one_trainer(content: Mapping[str, object], base: Path) -> Given:
     concepts: Any = options.pop("concepts", None) or []
     used = [part for part in concepts if part.get("enabled", True) and part.get("type", "STANDARD") == "STANDARD"]
     folders = [
-        Folder(f"concepts[{number}].path", str(part.get("path", "")), part.get("balancing", 1))
+        Folder(f"concepts[{number}].path", str(part.get("path", "")), part.get("balancing", 1), options=dotted(part))
         for number, part in enumerate(used)
     ]
     left = [part for part in concepts if part not in used and part.get("enabled", True)]
@@ -141,6 +141,7 @@ def _ai_toolkit(content: Mapping[str, Any], base: Path) -> Given:
             str(part.get("folder_path") or part.get("dataset_path") or ""),
             part.get("num_repeats", 1),
             bool(part.get("is_reg")),
+            options=dotted(part),
         )
         for number, part in enumerate(datasets)
     ]
@@ -205,6 +206,7 @@ def _backends(backends: Sequence[Any]) -> tuple[list[Folder], dict[str, object],
             f"backend {part.get('id')}.instance_data_dir",
             str(part.get("instance_data_dir") or part.get("dataset_name") or ""),
             1 + part.get("repeats", 0),  # there 0 is once
+            options=dotted(part),
         )
         for part in used
     ]

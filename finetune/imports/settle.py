@@ -1,11 +1,13 @@
 """Folders, consequences, and what our own parser refuses; torch-free."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.config.optim import OPTIMIZERS
 from finetune.config.parse.command_line import flat_types, parse
 from finetune.config.parse.recipe_options import RECIPES
+from finetune.imports.folders import put_several, without_folder_options
 from finetune.imports.given import FULL, LORA, SUBJECT, TOKENS, Folder, Given, class_prompt
 from finetune.imports.length import settle_lengths
 from finetune.imports.translate import Translation, shown, translate
@@ -23,10 +25,12 @@ NEEDED = {
 
 def settled(given: Given) -> tuple[Translation, dict[str, str]]:
     """Translate a config. Also return the options that are still needed, each with an example."""
-    found = translate(given)
-    _put_folders(found, given)
-    own = [folder for folder in given.folders if not folder.is_class]
-    settle_lengths(found, given, own[0] if own else None)
+    found = translate(replace(given, options=without_folder_options(given)) if given.is_several else given)
+    if given.is_several:
+        put_several(found, given)
+    else:
+        _put_folders(found, given)
+    settle_lengths(found, given)
     for key, value in given.own.items():
         found.put({key: value}, "training_folder, name", f"training_folder, name {value}")
     if given.recipe == SUBJECT:
@@ -40,18 +44,12 @@ def settled(given: Given) -> tuple[Translation, dict[str, str]]:
 
 
 def _put_folders(found: Translation, given: Given) -> None:
-    """Take the first folder over. A run has one, and one of class images."""
+    """Take the folder and that of class images over."""
     own = [folder for folder in given.folders if not folder.is_class and folder.path]
     of_class = [folder for folder in given.folders if folder.is_class and folder.path]
-    for first, key in ((own[:1], "data.folder"), (of_class[:1], "prior.folder")):
-        for folder in first:
+    for listed, key in ((own, "data.folder"), (of_class, "prior.folder")):
+        for folder in listed:
             found.put({key: folder.path}, folder.where, f"{folder.where} {folder.path}")
-    for folder in [*own[1:], *of_class[1:]]:
-        repeats = f", {folder.repeats:g} times" if folder.repeats != 1 else ""
-        found.absent.append(
-            f"{folder.where} {folder.path}{repeats}: a run reads one folder. Put all into one, as subfolders called "
-            "REPEATS_NAME (10_style), and set data.folder to it."
-        )
 
 
 def _put_subject(found: Translation, given: Given) -> None:
@@ -117,6 +115,8 @@ def _needed(found: Translation, given: Given) -> dict[str, str]:
     """Return what the recipe needs and the config does not say."""
     settings = found.settings
     needed = {key: text for key, text in {**PLACES, **NEEDED[given.recipe]}.items() if key not in settings}
+    if "data.folders" in settings:
+        needed.pop("data.folder", None)
     if settings.get("instance.captions"):
         needed.pop("instance.prompt", None)
     if settings.get("prior.captions") or settings.get("prior.kind") == "none":

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from finetune.config.checks import SECRET_PATTERN
+from finetune.config.parse.convert import entry_text
 from finetune.config.trainers.tables import LAUNCH, Row, is_off, matches, spelled_value
 from finetune.config.trainers.values import DEFERRED, HANDLED, NoCounterpartError, convert_value, remark
 from finetune.imports.given import Given
@@ -142,7 +143,7 @@ def alike(one: object, other: object) -> bool:
 def shown(value: object) -> str:
     """Return a value of ours as it is written."""
     if isinstance(value, list):
-        return " ".join(map(str, value)) or "(none)"
+        return " ".join(map(entry_text, value)) or "(none)"
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -26,6 +26,12 @@ def yaml_text(found: Translation, given: Given, header: Sequence[str]) -> str:
         if own != section:
             section = own
             lines += ["", f"{own}:"] if own else [""]
+        listed = found.settings[key]
+        if isinstance(listed, list) and listed and isinstance(listed[0], dict):
+            indent = "  " if own else ""
+            lines.append(f"{indent}{name}:  # {_printable(found.origins[key])}")
+            lines += [f"{indent}- {flow_text(part)}" for part in listed]
+            continue
         value = _scalar(found.settings[key], types_by_key[key])
         lines.append(f"{'  ' if own else ''}{name}: {value}  # {_printable(found.origins[key])}")
     return "\n".join(lines).lstrip("\n") + "\n"
@@ -35,7 +41,12 @@ def _scalar(value: object, hint: object) -> str:
     """Write a value on one line. Numbers that their file has as texts lose the quotes."""
     if isinstance(value, str) and NUMBER.fullmatch(value) and {int, float} & {hint, *get_args(hint)}:
         return value
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return flow_text(value)
+
+
+def flow_text(value: object) -> str:
+    """Write a value as YAML on one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
     return text.removesuffix("...\n").strip()
 
 

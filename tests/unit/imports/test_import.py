@@ -16,7 +16,7 @@ CASES = ROOT / "tests" / "cases" / "imports"
 Cases = dict[str, tuple[str, str]]
 EXPECTED = {
     "sd_scripts.toml": (
-        "recipes.dreambooth",
+        "recipes.lora",
         {
             "lora.rank": 32,
             "lora.alpha": 8,
@@ -30,8 +30,11 @@ EXPECTED = {
             "data.resolution": 640,
             "data.keep_tags": 1,
             "data.caption_dropout": 0.0,
-            "prior.folder": "class",
-            "prior.prompt": "drawing",
+            "data.folders": [
+                {"folder": "style", "repeats": 3},
+                {"folder": "more"},
+                {"folder": "class", "caption": "drawing", "is_regularisation": True},
+            ],
         },
     ),
     "sd_scripts_flow.sh": (
@@ -53,7 +56,8 @@ EXPECTED = {
             "train.accumulation": 2,
             "model.quantization": "fp8",
             "loss.timestep_density": "logit_normal",
-            "data.template": "lntrn, {caption}",
+            "data.trigger": "lntrn",
+            "data.folders": [{"folder": "images/lantern"}, {"folder": "images/more", "repeats": 2}],
             "output.folder": "output/lantern",
             "preview.prompts": ["a lantern on a table", "a lantern in the snow"],
         },
@@ -141,7 +145,8 @@ def test_what_is_unknown_is_listed_and_secrets_are_not_shown(cases: Cases) -> No
     ("name", "words"),
     [
         ("sd_scripts.toml", "lora.alpha 8 with lora.rank 32: updates are scaled by 0.25"),
-        ("sd_scripts.toml", "datasets[0].subsets[1].image_dir more: a run reads one folder"),
+        ("sd_scripts.toml", "subsets[0].image_dir style (num_repeats 3) -> data.folders {folder: style, repeats: 3}"),
+        ("sd_scripts.toml", "image_dir more: flip_aug not given; that of the first folder holds for all, true"),
         ("sd_scripts.toml", "train.batch_size 4 is per process"),
         ("sd_scripts.toml", "lr_scheduler cosine_with_restarts -> optim.schedule cosine: cosine falls once"),
         ("sd_scripts_flow.sh", "lr_scheduler constant has no warm-up there"),
@@ -169,6 +174,63 @@ def test_epochs_become_steps_where_the_images_are(tmp_path: Path) -> None:
     written = yaml.safe_load((tmp_path / "new.yaml").read_text())
     assert written["train"]["steps"] == 30  # 3 x (10 x 3 + 2 x 5) / 4
     assert written["checkpoint"]["every"] == 10 and written["optim"]["warmup_steps"] == 3
+
+
+def folders_of(theirs: object, path: Path) -> tuple[list[dict[str, object]], str]:
+    """Import a config, and return its data.folders with the printed lines."""
+    path.write_text(json.dumps(theirs))
+    text, _ = imported(path, path.with_suffix(".new.yaml"))
+    return yaml.safe_load(path.with_suffix(".new.yaml").read_text())["data"]["folders"], text
+
+
+def test_folders_of_every_trainer_keep_their_words_repeats_and_sizes(tmp_path: Path) -> None:
+    concept = {"path": "a", "balancing": 0.5, "text": {}, "image": {}}
+    wide = {"enable_resolution_override": True, "resolution_override": "768"}
+    concepts = [concept, concept | {"path": "b", "balancing": 2, "image": wide}]
+    theirs = json.loads((CASES / "one_trainer.json").read_text()) | {"concepts": concepts}
+    folders, _ = folders_of(theirs, tmp_path / "one_trainer.json")
+    assert folders == [{"folder": "a"}, {"folder": "b", "repeats": 4, "resolution": 768}]
+
+    datasets = [
+        {"folder_path": "a", "trigger_word": "zkw", "resolution": [512]},
+        {"folder_path": "b", "is_reg": True, "default_caption": "a dog", "loss_multiplier": 0.5, "resolution": [768]},
+        {"folder_path": "c", "mask_path": "c_masks", "num_repeats": 2, "resolution": [512]},
+    ]
+    process = {"type": "sd_trainer", "network": {"linear": 4}, "datasets": datasets}
+    folders, _ = folders_of(
+        {"job": "extension", "config": {"name": "x", "process": [process]}}, tmp_path / "ai_toolkit.json"
+    )
+    assert folders == [
+        {"folder": "a", "trigger": "zkw"},
+        {"folder": "b", "is_regularisation": True, "weight": 0.5, "resolution": 768, "caption": "a dog"},
+        {"folder": "c", "repeats": 2, "mask_folder": "c_masks"},
+    ]
+
+    backends = [
+        {"id": "a", "type": "local", "instance_data_dir": "a", "probability": 3, "resolution": 512},
+        {"id": "b", "type": "local", "instance_data_dir": "b", "caption_strategy": "instanceprompt"}
+        | {"instance_prompt": "a lamp", "resolution": 1024, "caption_shuffle": {"enable": True}},
+    ]
+    (tmp_path / "backend.json").write_text(json.dumps(backends))
+    theirs = json.loads((CASES / "simple_tuner.json").read_text()) | {"--lora_type": "standard"}
+    folders, text = folders_of(theirs, tmp_path / "simple_tuner.json")
+    assert folders == [
+        {"folder": "a", "share": 0.75},
+        {"folder": "b", "share": 0.25, "resolution": 1024, "caption": "a lamp"},
+    ]
+    assert "caption_shuffle.enable true; that of the first folder holds for all" in text
+
+
+def test_captions_beside_class_images_are_kept(tmp_path: Path) -> None:
+    for name, text in (("own", "a zkw dog"), ("more", "a zkw dog"), ("class", "a brown dog")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.txt").write_text(text)
+    subsets = [{"image_dir": str(tmp_path / name), "class_tokens": "dog"} for name in ("own", "more", "class")]
+    subsets[2] |= {"is_reg": True, "caption_prefix": "old"}
+    theirs = {"network_dim": 4, "prior_loss_weight": 0.7, "datasets": [{"subsets": subsets}]}
+    folders, _ = folders_of(theirs, tmp_path / "theirs.json")
+    assert [each.get("caption") for each in folders] == [None, None, None]
+    assert (folders[2]["weight"], folders[2]["caption_prefix"]) == (0.7, "old")
 
 
 def test_what_our_parser_refuses_is_listed_and_not_written(tmp_path: Path) -> None:
