@@ -40,7 +40,8 @@ def main() -> None:
     for add in (add_compare, add_records, add_rate, add_wandb_view, add_lora, add_import):
         add(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
-    if sys.argv[1:2] in (["generate"], ["evaluate"]):  # their options are those of a config class
+    commands.add_parser("export", help="write a model as one file for other programs", add_help=False)
+    if sys.argv[1:2] in (["generate"], ["evaluate"], ["export"]):  # their options are those of a config class
         run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
         return
     if sys.argv[1:2] == ["lora"] and sys.argv[2:3] and sys.argv[2] in ("merge", "convert", "extract"):
@@ -79,6 +80,8 @@ def run(options: argparse.Namespace) -> None:
                 compare(options.runs, options.output, options.scores)
             case "generate":
                 generate_images(options.options)
+            case "export":
+                export_one_file(options.options)
             case "evaluate":
                 score(options.options)
             case "import":
@@ -143,6 +146,19 @@ def generate_images(arguments: Sequence[str]) -> None:
         from finetune.sampling.generate import generate
 
         generate(config)
+
+
+def export_one_file(words: list[str]) -> None:
+    """Write a model as one file."""
+    from finetune.config.parse.command_line import parse
+    from finetune.export.command import ExportConfig, export_model
+    from finetune.launch import quiet_libraries, say
+
+    flags = ["--model.source", *words] if words and not words[0].startswith("-") else words
+    config = parse(ExportConfig, flags, program="finetune export")
+    quiet_libraries()
+    with ending_with("Nothing was written; run the same command again."):
+        export_model(config, say)
 
 
 def work_on_adapters(options: argparse.Namespace) -> None:

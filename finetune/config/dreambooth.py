@@ -8,7 +8,8 @@ from finetune.config.facts import Count, Mark, NotNegative, Resume, Seed, Share,
 from finetune.config.lora import LoRAConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
-from finetune.config.recipes import AdaptConfig, adapters, no_prior
+from finetune.config.outputs import OutputConfig
+from finetune.config.recipes import AdaptConfig, adapters, no_prior, no_whole_model
 from finetune.config.sections import DataConfig, ModelConfig
 from finetune.config.train import TrainConfig, all_weights
 
@@ -96,7 +97,13 @@ class PriorConfig:
 
 
 def options_of_method(
-    method: Method, optim: OptimConfig, model: ModelConfig, mask: MaskConfig, lora: LoRAConfig, prior: PriorConfig
+    method: Method,
+    optim: OptimConfig,
+    model: ModelConfig,
+    mask: MaskConfig,
+    lora: LoRAConfig,
+    prior: PriorConfig,
+    output: OutputConfig,
 ) -> Iterator[str]:
     """Refuse what adapters or full training contradict."""
     if method == "full":
@@ -106,6 +113,7 @@ def options_of_method(
             yield "lora: given with method full, which has no adapters. Remove the section or the method."
         return
     yield from adapters(optim, model, mask, lora)
+    yield from no_whole_model(output)
     if prior.kind == "prediction" and lora.init in ("pissa", "olora"):
         yield (
             f"prior.kind: got prediction with lora.init {lora.init}, which moves a part of the weights into "

@@ -85,6 +85,8 @@ class OutputConfig:
     """File name of the exported model, without ending; none takes the folder's name."""
     dtype: Annotated[Literal["fp16", "bf16", "fp32"], Resume.EXPORTED] = "fp16"
     """Number format of the exported weights."""
+    one_file: Annotated[bool, Resume.EXPORTED] = False
+    """Where all weights are trained: write them as one file for ComfyUI, A1111 and Forge, too."""
 
     def problems(self) -> list[str]:
         if not re.fullmatch(r"[\w. -]+", self.export_name):

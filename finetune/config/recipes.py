@@ -9,6 +9,7 @@ from finetune.config.facts import Count, Positive, Resume
 from finetune.config.lora import LoRAConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
+from finetune.config.outputs import OutputConfig
 from finetune.config.sections import LoopConfig, ModelConfig
 from finetune.config.train import TrainConfig, all_weights
 
@@ -81,6 +82,15 @@ def trains_tokens_alone(train: LoopConfig) -> Iterator[str]:
         )
 
 
+def no_whole_model(output: OutputConfig) -> Iterator[str]:
+    """Refuse one file of all weights where adapters are exported."""
+    if output.one_file:
+        yield (
+            "output.one_file: got true, but adapters and tokens have files of their own. Remove it; finetune lora "
+            "merge and finetune export write a whole model with them."
+        )
+
+
 def adapters(optim: OptimConfig, model: ModelConfig, mask: MaskConfig, lora: LoRAConfig) -> Iterator[str]:
     """Refuse contradictions of adapters. Most concern starts that take a part out of the weights."""
     if lora.plus_ratio != 1 and optim.facts.finds_lr:
@@ -137,7 +147,7 @@ class LoRATrainConfig(AdaptConfig):
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)
 
-    rules = (*TrainConfig.rules, token_rates, prior_and_tokens, adapters)
+    rules = (*TrainConfig.rules, token_rates, prior_and_tokens, adapters, no_whole_model)
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,7 @@ class TextualInversionTrainConfig(TrainConfig):
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))
     tokens: TokensConfig = field(default_factory=TokensConfig)
 
-    rules = (*TrainConfig.rules, token_rates, needs_tokens, trains_tokens_alone)
+    rules = (*TrainConfig.rules, token_rates, needs_tokens, trains_tokens_alone, no_whole_model)
 
 
 @dataclass(frozen=True)

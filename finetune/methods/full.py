@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetune.config.optim import OptimConfig
 from finetune.config.recipes import FullConfig
+from finetune.export.one_file import save_one_file
 from finetune.export.pipeline import save_full_pipeline
 from finetune.methods.base import TrainedModel
 from finetune.models.family import Components, ModelFamily, Network, is_inside
@@ -57,11 +58,17 @@ class Full:
         return usual_groups(network, config)
 
     def export(self, model: TrainedModel, folder: Path) -> dict[Path, float]:
-        """Write `folder` as a whole pipeline in diffusers layout."""
+        """Write `folder` as a pipeline. Where the options say so, one file of it is inside."""
         load_trained_state(model.network, model.state)
         dtype = model.config.output.dtype
         difference = save_full_pipeline(model.family, model.components, dtype=dtype, folder=folder, source=model.source)
-        return {folder: difference}
+        if not model.config.output.one_file:
+            return {folder: difference}
+        path = folder / f"{model.config.output.export_name}.safetensors"
+        return {
+            folder: difference,
+            path: save_one_file(model.family, model.components, model.objective, dtype=dtype, path=path),
+        }
 
 
 def trained_names(names: Sequence[str], config: FullConfig) -> set[str]:
