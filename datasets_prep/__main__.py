@@ -2,6 +2,7 @@
 
     python -m datasets_prep --source FOLDER --output PREPARED --trigger "ink style"
     python -m datasets_prep review PREPARED
+    python -m datasets_prep tags PREPARED
 
 PREPARED receives the images, metadata.jsonl, rejected.jsonl and report.html. The same command again does nothing, or
 only what is new: more images, other captions, other options, decisions made in review.
@@ -34,6 +35,9 @@ def main() -> None:
     try:
         if sys.argv[1:2] == ["review"]:
             review(sys.argv[2:])
+            return
+        if sys.argv[1:2] == ["tags"]:
+            print_tags(sys.argv[2:])
             return
         config = parse(PrepConfig, sys.argv[1:], program=PROGRAM)
         console = Console(stderr=True)
@@ -74,6 +78,18 @@ def review(arguments: list[str]) -> None:
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (any that is free)")
     options = parser.parse_args(arguments)
     serve(options.prepared, options.port)
+
+
+def print_tags(arguments: list[str]) -> None:
+    """Print the tags of a prepared folder with their counts."""
+    from datasets_prep.captions.tags import count_tags, listed_captions
+
+    parser = options_once(argparse.ArgumentParser(prog=f"{PROGRAM} tags", description="Count the tags of captions."))
+    parser.add_argument("prepared", type=Path, help="a folder that this command wrote")
+    counts = count_tags(listed_captions(parser.parse_args(arguments).prepared))
+    let_readers_leave()
+    for tag, num in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        print(f"{num:8,}  {tag}")
 
 
 def report(config: PrepConfig, outcome: Outcome) -> list[str]:

@@ -10,6 +10,7 @@ from datasets_prep.captions.cache import JsonLinesCache
 from datasets_prep.captions.generate import ImageToCaption, final_captions, unwritten, write_captions
 from datasets_prep.captions.name_words import name_in_words
 from datasets_prep.captions.own import made_caption, with_trigger
+from datasets_prep.captions.tags import TagEdits
 from datasets_prep.config import CaptionsConfig
 from datasets_prep.context import Context
 from datasets_prep.decisions import Decided
@@ -39,7 +40,7 @@ def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[s
         texts, origin = existing(index)
         return origin != "decision" and (options.mode != "fill" or not texts)
 
-    options = config.captions
+    options, edits = config.captions, TagEdits.from_config(config.tags)
     asked = [] if options.captioner == "file_name" else [index for index in map(int, kept) if is_asked(index)]
     written, is_complete = written_captions(context, asked)
 
@@ -49,10 +50,15 @@ def caption_all(context: Context, metadata: SourceMetadata, decisions: Mapping[s
             texts = tuple(by)
             if origin != "decision":
                 texts, origin = chosen(index, texts, origin)
-            brought_from = {with_trigger(text, config.trigger): by.get(text, MADE) for text in reversed(texts) if text}
-            finals = tuple(dict.fromkeys(with_trigger(text, config.trigger) for text in texts if text) or ("",))
+            written = {text: finished(text, origin) for text in texts if text}
+            brought_from = {written[text]: by.get(text, MADE) for text in reversed(texts) if text}
+            finals = tuple(dict.fromkeys(written.values()) or ("",))
             takes_over = any(member not in (index, MADE) for member in brought_from.values())
             yield Captioned(finals, origin, tuple(brought_from[text] for text in finals) if takes_over else ())
+
+    def finished(text: str, origin: str) -> str:
+        text = text if origin == "decision" else edits.applied(text)
+        return with_trigger(text, config.trigger) if text else config.trigger or ""
 
     def chosen(index: int, texts: tuple[str, ...], origin: str) -> tuple[tuple[str, ...], str]:
         new = written.get(index, [])

@@ -91,6 +91,32 @@ class CaptionsConfig:
         return [*found, missing] if self.captioner != "file_name" and self.model is None else found
 
 
+PAIRS = Bound(lambda given: all(len(each.split("=")) == 2 and each.split("=")[0].strip() for each in given), "OLD=NEW")
+
+
+@dataclass(frozen=True)
+class TagsConfig:
+    """Changes of tags, in this order. Captions in sentences and those decided in review are not changed."""
+
+    replace: Annotated[tuple[str, ...], PAIRS] = ()
+    """Tags and what they become, e.g. "grey hair=gray hair"; nothing behind = drops it."""
+    drop: tuple[str, ...] = ()
+    """Tags to leave out, e.g. highres."""
+    implied: Annotated[tuple[str, ...], PAIRS] = ()
+    """Specific tags and the general ones that they imply, e.g. "cat ears=animal ears"."""
+    implications: Literal["drop", "add"] = "drop"
+    """drop leaves out a general tag beside a specific one, add writes it behind the others."""
+    underscores: Literal["keep", "spaces"] = "keep"
+    """spaces writes long_hair as long hair; faces such as ^_^ stay."""
+    sort: Literal["keep", "alphabet"] = "keep"
+    """Order of the tags."""
+
+    def problems(self) -> list[str]:
+        if self.implications == "add" and not self.implied:
+            return ["tags.implications: got add without tags.implied, so there is nothing to add. Name the tags."]
+        return []
+
+
 @dataclass(frozen=True)
 class LintConfig:
     """Checks of captions. None of them rejects an image."""

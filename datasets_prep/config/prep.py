@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from PIL import ImageColor
 
-from datasets_prep.config.captions import CaptionsConfig, LintConfig, SavableText
+from datasets_prep.config.captions import CaptionsConfig, LintConfig, SavableText, TagsConfig
 from datasets_prep.config.images import DedupConfig, LimitsConfig, QualityConfig
 from datasets_prep.config.result import BucketsConfig, SplitConfig, WriteConfig
 from datasets_prep.config.scores import ScoresConfig
@@ -72,6 +72,7 @@ class PrepConfig:
     scores: Annotated[ScoresConfig, Mark.ENDLESS] = field(default_factory=ScoresConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
+    tags: TagsConfig = field(default_factory=TagsConfig)
     lint: LintConfig = field(default_factory=LintConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     buckets: BucketsConfig = field(default_factory=BucketsConfig)

@@ -8,9 +8,10 @@ from typing import Any
 
 from datasets_prep.captioners.cleaning import INTRODUCTION, SPECIAL, is_refusal
 from datasets_prep.captions.own import with_trigger
+from datasets_prep.captions.tags import tags_of
 from datasets_prep.config import LintConfig
 from datasets_prep.lint.phrases import shared_phrases
-from datasets_prep.lint.words import contradictions, style_words, tags_of
+from datasets_prep.lint.words import contradictions, style_words
 from datasets_prep.records import LintMark
 from datasets_prep.vision.loading import OF_OTHER_FILES
 from finetune.plurals import plural

@@ -5,7 +5,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from datasets_prep.lint.words import tags_of, without_trigger
+from datasets_prep.captions.tags import tags_of
+from datasets_prep.lint.words import without_trigger
 
 LENGTH = 4
 """Words of the shortest phrase."""

@@ -46,17 +46,6 @@ STYLE = re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(word) for word in STYLE_WORD
 OF_ARTIST = re.compile(r"(?<!\w)in the styles? of (?:\w+ ?){1,3}|(?<!\w)art by (?:\w+ ?){1,3}", re.IGNORECASE)
 
 
-def tags_of(caption: str) -> list[str] | None:
-    """Split a list of tags, in lower case with spaces. None for a caption in sentences."""
-    if caption.count(",") < 2:
-        return None
-    pieces = [" ".join(piece.replace("_", " ").split()).lower() for piece in caption.split(",")]
-    tags = [piece for piece in pieces if piece]
-    num_words = sum(len(tag.split()) for tag in tags)
-    has_sentence = re.search(r"[.!?]\s+\S", caption) is not None
-    return tags if len(tags) >= 3 and num_words <= 2.5 * len(tags) and not has_sentence else None
-
-
 def contradictions(tags: Sequence[str]) -> list[str]:
     """Pairs of tags that exclude each other, e.g. "day and night"."""
     there = set(tags)

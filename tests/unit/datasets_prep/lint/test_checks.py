@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from datasets_prep.captions.tags import tags_of
 from datasets_prep.config import LintConfig
 from datasets_prep.lint.checks import estimated_tokens, is_file_name, lint, token_counter
 from datasets_prep.lint.phrases import shared_phrases
-from datasets_prep.lint.words import contradictions, style_words, tags_of
+from datasets_prep.lint.words import contradictions, style_words
 from datasets_prep.records import LintMark
 
 SHIPPED = Path(__file__).parents[4] / "finetune" / "assets" / "pictograms"
