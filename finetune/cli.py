@@ -7,7 +7,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.command_options import add_compare, add_import, add_lora, add_rate, add_records, add_wandb_view
+from finetune.command_options import (
+    add_compare,
+    add_import,
+    add_lora,
+    add_plan,
+    add_rate,
+    add_records,
+    add_wandb_view,
+    plan_words,
+)
 from finetune.config.parse.once import options_once
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
@@ -20,10 +29,6 @@ def main() -> None:
     demo = options_once(commands.add_parser("demo", help="adapt the shipped model to a style, show before and after"))
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo (demo_output)")
     demo.add_argument("--steps", type=int, help="steps (the preset's 400); 120 show the style, not yet the content")
-    plan = options_once(commands.add_parser("plan", help="show what a recipe would do, and why; trains nothing"))
-    plan.add_argument("--processes", type=int, default=1, help="processes that the launcher will start (1)")
-    plan.add_argument("recipe", help="module of the recipe, such as recipes.lora, or its last part")
-    plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
     commands.add_parser("evaluate", help="score checkpoints, and name the one to use", add_help=False)
     doctor = commands.add_parser("doctor", help="look into a model")
     checks = doctor.add_subparsers(dest="check", required=True)
@@ -37,7 +42,7 @@ def main() -> None:
     commands.add_parser("presets", help="list the presets, with what each is for")
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
     accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
-    for add in (add_compare, add_records, add_rate, add_wandb_view, add_lora, add_import):
+    for add in (add_plan, add_compare, add_records, add_rate, add_wandb_view, add_lora, add_import):
         add(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
     commands.add_parser("export", help="write a model as one file for other programs", add_help=False)
@@ -49,7 +54,7 @@ def main() -> None:
         return
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
         refuse_training(sys.argv[1])
-    words = sys.argv[1:]
+    words = plan_words(sys.argv[1:])
     end = words.index("--") if words[:1] == ["import"] and "--" in words else len(words)
     options = parser.parse_args(words[:end])
     if end < len(words):
@@ -68,10 +73,11 @@ def run(options: argparse.Namespace) -> None:
 
                 print(find_accelerate_config(options.name))
             case "plan":
-                from finetune.planning.plan import print_plan
+                from finetune.sizing.command import PlanOptions, plan
 
                 let_readers_leave()
-                print_plan(options.recipe, options.options, options.processes)
+                quiet_libraries()
+                plan(PlanOptions(**{name: value for name, value in vars(options).items() if name != "command"}), print)
             case "demo":
                 demonstrate(options)
             case "compare":

@@ -1,6 +1,7 @@
 """Options of the commands that look at runs and their files; torch-free."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -68,6 +69,41 @@ def add_records(commands: Commands) -> None:
     records.add_argument("--csv", type=Path, metavar="FILE", help="write what is found to a CSV file")
     records.add_argument("--num", type=int, help="most images to show (20), or to write (all)")
     records.add_argument("--rebuild", action="store_true", help="read every image again, also after damage")
+
+
+PLAN_VALUES = ("--processes", "--memory-gb", "--step-seconds", "--device", "--precision")
+"""Options of `finetune plan` that have a value."""
+
+
+def add_plan(commands: Commands) -> None:
+    """Add the options of `finetune plan`."""
+    text = "show what a recipe would do, and what it needs; trains nothing"
+    plan = options_once(commands.add_parser("plan", help=text))
+    plan.add_argument("--processes", type=int, default=1, help="processes that the launcher will start (1)")
+    plan.add_argument("--memory-gb", type=float, metavar="GB", help="memory of the device; says what makes it fit")
+    plan.add_argument("--step-seconds", type=float, metavar="S", help="seconds of a step, for the time of the run")
+    plan.add_argument("--device", choices=("cuda", "cpu"), help="what the run will use (that of this machine)")
+    what = "mixed precision of the launch (bf16 on cuda, no on cpu)"
+    plan.add_argument("--precision", choices=("bf16", "fp16", "no"), help=what)
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
+    plan.add_argument("recipe", help="module of the recipe, such as recipes.lora, or its last part")
+    plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
+
+
+def plan_words(words: Sequence[str]) -> list[str]:
+    """Put `finetune plan`'s own options before the recipe, whose options follow it. Other commands' words are returned
+    as they are."""
+    if words[:1] != ["plan"]:
+        return list(words)
+    own: list[str] = []
+    rest: list[str] = []
+    remaining = iter(words[1:])
+    for word in remaining:
+        is_own = word.partition("=")[0] in (*PLAN_VALUES, "--json")
+        (own if is_own else rest).append(word)
+        if word in PLAN_VALUES:
+            own += [value for value in [next(remaining, None)] if value is not None]
+    return ["plan", *own, *rest]
 
 
 def add_rate(commands: Commands) -> None:

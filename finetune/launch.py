@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 DEBUG_VARIABLE = "SD_FINETUNE_DEBUG"
 SECONDS_TO_BE_STOPPED = 5.0
 LOWER = (
-    "What was saved is kept. Lower data.resolution, train.batch_size or preview.size, keep frozen weights in "
-    "fewer bits (model.quantization) or in host memory (model.offload), launch fewer processes, or use more memory."
+    "What was saved is kept. finetune plan RECIPE OPTIONS --memory-gb GB shows what makes it fit. Lower "
+    "data.resolution, train.batch_size or preview.size, keep frozen weights in fewer bits (model.quantization) or in "
+    "host memory (model.offload), launch fewer processes, or use more memory."
 )
 
 

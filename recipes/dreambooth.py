@@ -24,25 +24,33 @@ from finetune.run_folder.options import cache_folder, held_out_indices
 if TYPE_CHECKING:
     from finetune.data.kept_files import KeptFiles
     from finetune.data.manifest import Manifest
+    from finetune.methods.base import TuningMethod
     from finetune.tasks.base import MakeTask
+
+
+def method(config: DreamBoothTrainConfig) -> "TuningMethod":
+    """Return adapters, or all weights."""
+    from finetune.methods.full import Full
+    from finetune.methods.lora.method import LoRA
+
+    if config.method == "lora":
+        return LoRA(config.lora, config.train.text_encoder)
+    return Full(text_encoder=config.train.text_encoder)
 
 
 def tune(config: DreamBoothTrainConfig) -> list[Stage]:
     """Return the config's one stage, with its class images."""
 
     def run(manifest: "Manifest") -> Path:
-        from finetune.methods.full import Full
-        from finetune.methods.lora.method import LoRA
         from finetune.tasks.denoising import denoising
         from finetune.tasks.preservation import MakePreserving
         from finetune.train import train
 
-        is_lora, text_encoder, prior = config.method == "lora", config.train.text_encoder, config.prior
-        method = LoRA(config.lora, text_encoder) if is_lora else Full(text_encoder=text_encoder)
+        prior = config.prior
         task: MakeTask = denoising
         if prior.kind == "prediction" and prior.prompt is not None:
-            task = MakePreserving(prior.prompt, prior.weight, adapters=is_lora)
-        return train(config, method, training_images(config, manifest), task)
+            task = MakePreserving(prior.prompt, prior.weight, adapters=config.method == "lora")
+        return train(config, method(config), training_images(config, manifest), task)
 
     return [training_stage(config, run)]
 
@@ -150,7 +158,7 @@ def class_captions(config: DreamBoothTrainConfig) -> Captions:
     return "listed" if config.prior.captions else "none"
 
 
-RECIPE = Recipe(DreamBoothTrainConfig, tune, captions, unread, class_captions, also_planned)
+RECIPE = Recipe(DreamBoothTrainConfig, tune, captions, unread, class_captions, method, also_planned)
 
 if __name__ == "__main__":
     run_recipe(RECIPE, sys.argv[1:], "recipes.dreambooth")

@@ -17,21 +17,28 @@ from finetune.planning.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
+    from finetune.methods.full import Full
+
+
+def method(config: FullTrainConfig) -> "Full":
+    """Return what trains."""
+    from finetune.methods.full import Full
+
+    return Full(config.full, config.train.text_encoder)
 
 
 def tune(config: FullTrainConfig) -> list[Stage]:
     """Return the one stage that the config describes."""
 
     def run(manifest: "Manifest") -> Path:
-        from finetune.methods.full import Full
         from finetune.train import train
 
-        return train(config, Full(config.full, config.train.text_encoder), manifest)
+        return train(config, method(config), manifest)
 
     return [training_stage(config, run)]
 
 
-RECIPE = Recipe(FullTrainConfig, tune)
+RECIPE = Recipe(FullTrainConfig, tune, method=method)
 
 if __name__ == "__main__":
     run_recipe(RECIPE, sys.argv[1:], "recipes.full")

@@ -20,6 +20,20 @@ from finetune.planning.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
+    from finetune.methods.base import TuningMethod
+
+
+def method(config: LoRATrainConfig) -> "TuningMethod":
+    """Return the adapters, with new tokens where the config names any."""
+    from finetune.methods.lora.method import LoRA
+
+    lora = LoRA(config.lora, config.train.text_encoder)
+    if not config.tokens.names:
+        return lora
+    from finetune.methods.pivotal import Pivotal
+    from finetune.methods.tokens import TextualInversion
+
+    return Pivotal(lora, TextualInversion.from_config(config.tokens, config.model))
 
 
 def tune(config: LoRATrainConfig) -> list[Stage]:
@@ -27,30 +41,17 @@ def tune(config: LoRATrainConfig) -> list[Stage]:
 
     def run(manifest: "Manifest") -> Path:
         if config.tokens.names:
-            return with_tokens(config, manifest)
-        from finetune.methods.lora.method import LoRA
+            from finetune.data.captions.tokens import check_token_captions
+
+            manifest = check_token_captions(manifest, config.tokens, config.data, config.preview)
         from finetune.train import train
 
-        return train(config, LoRA(config.lora, config.train.text_encoder), manifest)
+        return train(config, method(config), manifest)
 
     return [training_stage(config, run)]
 
 
-def with_tokens(config: LoRATrainConfig, manifest: "Manifest") -> Path:
-    """Train new tokens and adapters in one run, and return its folder."""
-    from finetune.data.captions.tokens import check_token_captions
-
-    manifest = check_token_captions(manifest, config.tokens, config.data, config.preview)
-    from finetune.methods.lora.method import LoRA
-    from finetune.methods.pivotal import Pivotal
-    from finetune.methods.tokens import TextualInversion
-    from finetune.train import train
-
-    lora = LoRA(config.lora, config.train.text_encoder)
-    return train(config, Pivotal(lora, TextualInversion.from_config(config.tokens, config.model)), manifest)
-
-
-RECIPE = Recipe(LoRATrainConfig, tune)
+RECIPE = Recipe(LoRATrainConfig, tune, method=method)
 
 if __name__ == "__main__":
     run_recipe(RECIPE, sys.argv[1:], "recipes.lora")

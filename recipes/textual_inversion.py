@@ -20,6 +20,14 @@ from finetune.planning.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
+    from finetune.methods.tokens import TextualInversion
+
+
+def method(config: TextualInversionTrainConfig) -> "TextualInversion":
+    """Return the new tokens."""
+    from finetune.methods.tokens import TextualInversion
+
+    return TextualInversion.from_config(config.tokens, config.model)
 
 
 def tune(config: TextualInversionTrainConfig) -> list[Stage]:
@@ -29,15 +37,14 @@ def tune(config: TextualInversionTrainConfig) -> list[Stage]:
         from finetune.data.captions.tokens import check_token_captions
 
         manifest = check_token_captions(manifest, config.tokens, config.data, config.preview)
-        from finetune.methods.tokens import TextualInversion
         from finetune.train import train
 
-        return train(config, TextualInversion.from_config(config.tokens, config.model), manifest)
+        return train(config, method(config), manifest)
 
     return [training_stage(config, run)]
 
 
-RECIPE = Recipe(TextualInversionTrainConfig, tune)
+RECIPE = Recipe(TextualInversionTrainConfig, tune, method=method)
 
 if __name__ == "__main__":
     run_recipe(RECIPE, sys.argv[1:], "recipes.textual_inversion")

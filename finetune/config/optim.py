@@ -21,8 +21,12 @@ class OptimizerFacts:
     """Arguments of the class besides those that options set."""
     has_betas: bool = True
     """It has the averages that beta1 and beta2 are for."""
-    has_small_state: bool = False
-    """Its state takes a quarter of AdamW's memory or less."""
+    state_bytes: float = 8.0
+    """Bytes of state per weight."""
+    float32_below: int = 0
+    """Tensors of fewer weights keep it in float32, where others have 8 bits and scales."""
+    is_factored: bool = False
+    """A matrix keeps the averages of its rows and columns alone, in float32 (arXiv 1804.04235)."""
     same_on_cpu: str | None = None
     """The optimizer that it equals without a GPU, if it is for GPUs."""
     lr_divisor: tuple[float, str] = (1, "")
@@ -36,20 +40,32 @@ class OptimizerFacts:
     averages_weights: bool = False
     """Its average of the weights replaces a schedule, and is what is validated and exported."""
 
+    @property
+    def has_small_state(self) -> bool:
+        """Its state takes about a quarter of AdamW's memory, or less."""
+        return self.is_factored or self.state_bytes < 2.5
+
 
 OPTIMIZERS: Mapping[str, OptimizerFacts] = {
     "adamw": OptimizerFacts("torch.optim:AdamW", {"fused": True}),
-    "adamw8bit": OptimizerFacts("bitsandbytes.optim:AdamW8bit", has_small_state=True),
+    "adamw8bit": OptimizerFacts("bitsandbytes.optim:AdamW8bit", state_bytes=2 + 8 / 256, float32_below=4096),
     "paged_adamw8bit": OptimizerFacts(
-        "bitsandbytes.optim:PagedAdamW8bit", has_small_state=True, same_on_cpu="adamw8bit"
+        "bitsandbytes.optim:PagedAdamW8bit",
+        state_bytes=2 + 8 / 256,  # a float32 scale for each average of 256 weights
+        float32_below=4096,
+        same_on_cpu="adamw8bit",
     ),
     "lion8bit": OptimizerFacts(
-        "bitsandbytes.optim:Lion8bit", has_small_state=True, lr_divisor=(5, "a fifth of it for Lion (arXiv 2302.06675)")
+        "bitsandbytes.optim:Lion8bit",
+        state_bytes=1 + 4 / 256,
+        float32_below=4096,
+        lr_divisor=(5, "a fifth of it for Lion (arXiv 2302.06675)"),
     ),  # which says 3 to 10 times less than Adam (section 5)
-    "adafactor": OptimizerFacts("torch.optim:Adafactor", has_betas=False, has_small_state=True),
+    "adafactor": OptimizerFacts("torch.optim:Adafactor", has_betas=False, state_bytes=4.0, is_factored=True),
     "prodigy": OptimizerFacts(
         "prodigyopt:Prodigy",
         {"safeguard_warmup": True, "use_bias_correction": True},
+        state_bytes=16.0,
         finds_lr=True,  # its own estimate times 1 (arXiv 2306.06101)
         updates_alone=False,
     ),

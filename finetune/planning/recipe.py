@@ -38,6 +38,8 @@ class Recipe(Generic[Config]):
     """Why captions beside the images are not read."""
     class_captions: Callable[[Config], Captions] = lambda config: "listed"
     """Where the captions of class images in data.folders come from."""
+    method: Callable[[Config], object] | None = None
+    """The `TuningMethod`, for a plan of its memory; None where a run has several."""
     planned: Callable[[Config, "Manifest"], Sequence[str]] = lambda config, manifest: ()
     """Further lines of `finetune plan`; raises ValueError as the recipe's command would."""
 

@@ -25,6 +25,7 @@ from finetune.optim.first_steps import NUM_WATCHED
 from finetune.optim.groups import hold, is_held
 from finetune.optim.per_parameter import PerParameterOptimizer
 from finetune.out_of_memory import explaining_out_of_memory
+from finetune.planning.ladder import next_options
 from finetune.plurals import either, plural
 from finetune.processes.ranks import ranks
 from finetune.processes.saved_progress import newest_checkpoint_text
@@ -152,12 +153,18 @@ def naming_out_of_memory(step: int, batch: Batch, dataset: TrainingDataset, conf
             f"{plural(config.train.accumulation, 'pass', 'passes')} (the largest bucket is {width}x{height})"
         )
 
-    advice = (
-        f"{newest_checkpoint_text()} Lower train.batch_size and raise train.accumulation instead, set "
-        "train.gradient_checkpointing true, or lower data.resolution."
-    )
-    with explaining_out_of_memory(doing, advice):
+    with explaining_out_of_memory(doing, f"{newest_checkpoint_text()} {memory_advice(config)}"):
         yield
+
+
+def memory_advice(config: TrainConfig) -> str:
+    """Say what to switch on next. `finetune plan` knows by how much it helps."""
+    found = next_options(config, num_processes=ranks().size)
+    first = f"Next, cheapest in speed: {found}. Or lower" if found else "Lower"
+    return (
+        f"{first} data.resolution, or train.batch_size with a larger train.accumulation. finetune plan RECIPE OPTIONS "
+        "--memory-gb GB shows what makes it fit."
+    )
 
 
 def update(stepper: torch.optim.Optimizer, step: int) -> None:

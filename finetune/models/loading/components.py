@@ -4,6 +4,7 @@ Weights come from safetensors alone, and no code of a checkpoint is run."""
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -41,6 +42,7 @@ from finetune.models.loading.part_files import (
     PartFiles,
     files_of,
     part_files,
+    part_variant,
     variant_warnings,
     variants,
     with_weights,
@@ -236,8 +238,7 @@ def scheduler_class(name: str, option: str) -> type | None:
 def load_weights(kind: type, source: ModelSource, part: str) -> Any:
     """Load one part on the CPU, in float32 or as configured. Refuse a file with more or fewer weights."""
     if source.is_empty:
-        root = part_files(source, part, has_weights=False).root
-        return loaded(lambda: model_without_weights(kind, str(root), part), source, part)
+        return built_empty(kind, source, part)
     if part == "vae" and source.vae is not None:
         model = load_other_vae(kind, source)
     elif source.is_single_file:
@@ -248,6 +249,16 @@ def load_weights(kind: type, source: ModelSource, part: str) -> Any:
         model = weights_from_folder(kind, source, part, files)
     if issubclass(kind, AutoencoderKL):
         refuse_vae_settings(cast("VAE", model).config, source if source.vae is None else ModelSource(source.vae))
+    return model
+
+
+def built_empty(kind: type, source: ModelSource, part: str) -> nn.Module:
+    """Build one part from its config. It has the number format that it would be read in."""
+    files = part_files(source, part, has_weights=False)
+    model = loaded(lambda: model_without_weights(kind, str(files.root), part), source, part)
+    if source.as_stored and part in DENOISERS and not source.is_single_file:
+        stored = replace(files, variant=part_variant(source, part, files_of(source)))
+        model = nn.Module.to(model, loaded(lambda: stored_dtype(stored, part), source, part))
     return model
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.planning.plan import print_plan
+from finetune.planning.plan import plan_lines, read_plan
 from tests.tiny.sd import save_pictures
 
 
@@ -12,16 +12,13 @@ def options(pictures: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("count", "counted"), [(3, "3 class images"), (1, "1 class image;")])
-def test_class_images_are_counted(
-    count: int, counted: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_class_images_are_counted(count: int, counted: str, pictures: Path, tmp_path: Path) -> None:
     save_pictures(tmp_path / "class", count=count, size=64)
-    print_plan("dreambooth", options(pictures, tmp_path / "class"), 1)
-    printed = capsys.readouterr().out
+    printed = "\n".join(plan_lines(read_plan("dreambooth", options(pictures, tmp_path / "class"), 1)))
     assert f"14 instance and {counted}" in printed
     assert "because instance.captions is false" in printed and "data.captions" not in printed
 
 
 def test_a_folder_of_class_images_that_is_missing_is_refused(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^prior\.folder: "):
-        print_plan("dreambooth", options(pictures, tmp_path / "absent"), 1)
+        read_plan("dreambooth", options(pictures, tmp_path / "absent"), 1)

@@ -1,0 +1,1 @@
+"""Memory, disk and time of a run, computed before it. Models are on torch's meta device."""
