@@ -64,7 +64,7 @@ def measure(options: dict[str, Any], width: int, resolution: int, steps: int) ->
     shape = (config.train.batch_size, 4, resolution // 8, resolution // 8)
 
     def components(unet: Any) -> Components:
-        return Components(unet, *[None] * 4)  # type: ignore[arg-type]
+        return Components(unet, *[None] * 4)  # pyright: ignore[reportArgumentType]
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(**sizes).requires_grad_(False)

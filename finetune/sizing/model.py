@@ -53,12 +53,7 @@ def with_local_source(config: TrainConfig) -> TrainConfig:
     if source.is_single_file or Path(source.location).exists():
         return config
     try:
-        folder = snapshot_download(
-            MIRRORS.get(source.location, source.location),
-            revision=source.revision,
-            allow_patterns=[],
-            local_files_only=True,
-        )
+        folder = snapshot_download(source.location, revision=source.revision, allow_patterns=[], local_files_only=True)
     except HFValidationError as error:
         raise FileNotFoundError(
             f"model.source: no folder {source.location}, and a Hub id has the form owner/name."
@@ -66,6 +61,7 @@ def with_local_source(config: TrainConfig) -> TrainConfig:
     except LocalEntryNotFoundError as error:
         raise NotHere(
             f"{source.location} is not on this machine. Fetch its configs (some megabytes), then plan again: "
-            f"hf download {source.location} --include '*.json' --include '*.txt' --include '*.model'"
+            f"hf download {MIRRORS.get(source.location, source.location)} --include '*.json' --include '*.txt' "
+            "--include '*.model'"
         ) from error
     return with_options(config, {"model.source": folder, "model.revision": None})
