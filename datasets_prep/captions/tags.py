@@ -23,8 +23,8 @@ def tags_of(caption: str) -> list[str] | None:
 
 
 def compared(tag: str) -> str:
-    """Spell a tag for comparison, in lower case with spaces."""
-    return " ".join(tag.replace("_", " ").split()).lower()
+    """Spell a tag for comparison, in lower case with spaces. Faces such as ^_^ stay."""
+    return spaced(" ".join(tag.split())).lower()
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ def convert(hint: object, texts: list[str]) -> object:
     if typing.get_origin(hint) is tuple:
         part = typing.get_args(hint)[0]
         return tuple(convert(part, [text]) for text in texts)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return _entry(hint, texts[0])
+    if _is_entry(hint):
+        return _entry(typing.cast(type, hint), texts[0])
     if len(texts) != 1 or (hint is Path and not texts[0]):  # Path("") would be the current folder
         raise ValueError
     option: Any = dataclasses.make_dataclass("Option", [("value", hint)])
@@ -48,6 +48,10 @@ def entry_text(part: object) -> str:
     return json.dumps(part, ensure_ascii=False, default=str) if isinstance(part, dict) else str(part)
 
 
+def _is_entry(hint: object) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
 def _entry(kind: type, text: str) -> object:
     """Read an entry: its first option, or YAML such as {folder: a}."""
     hints = {option.key: option.hint for option in options(kind)}
@@ -58,14 +62,14 @@ def _entry(kind: type, text: str) -> object:
             content = load_yaml(text)
         except StrictYamlError as error:
             raise EntryError(f"got {text}, which {error}.") from None
-    assert isinstance(content, dict), text
     read: dict[str, object] = {}
-    for key, value in content.items():
+    for key, value in typing.cast(dict[str, object], content).items():
         if key not in hints:
             ours = vars(kind).get("theirs", {}).get(key)
             meant = f" It is called {ours} here." if ours else suggestion(str(key), hints)
             raise EntryError(f"{key}: no such option of an entry.{meant} Expected {', '.join(hints)}.")
-        texts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
+        parts = typing.cast(list[object], value) if isinstance(value, list) else [value]
+        texts = [str(part) for part in parts]
         try:
             read[key] = convert(hints[key], [spelled(each, hints[key]) for each in texts])
         except ValueError:
@@ -105,8 +109,8 @@ def described(hint: object) -> str:
     """Describe a type in words."""
     if hint in NAMES:
         return NAMES[hint]
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        keys = [option.key for option in options(hint)]
+    if _is_entry(hint):
+        keys = [option.key for option in options(typing.cast(type, hint))]
         return f"a {keys[0]}, or a mapping with {', '.join(keys[:2])} and others"
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:

@@ -14,7 +14,7 @@ from finetune.config.parse.convert import described
 from finetune.processes.streams import let_readers_leave
 
 if TYPE_CHECKING:
-    from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
+    from tyro.constructors import PrimitiveConstructorSpec
 
 FIRST = (
     *("model.source", "data.folder", "output.folder", "instance.prompt", "prior.prompt", "goal", "data.resolution"),
@@ -34,14 +34,14 @@ def print_help(kind: type, program: str) -> NoReturn:
     field = ("config", file, dataclasses.field(default=None, kw_only=True))
     shown = dataclasses.make_dataclass("Options", [field], bases=(kind,), frozen=True)
     shown.__doc__ = kind.__doc__
-    registry = tyro.constructors.ConstructorRegistry()
+    registry: Any = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_entry_rule)
     with registry:
         tyro.cli(shown, prog=program, args=["--help"], use_underscores=True, config=(tyro.conf.FlagConversionOff,))
     raise SystemExit(0)
 
 
-def _entry_rule(info: "PrimitiveTypeInfo") -> "PrimitiveConstructorSpec[Any] | None":
+def _entry_rule(info: Any) -> "PrimitiveConstructorSpec[Any] | None":
     """Describe entries of a list of options as one text each."""
     from tyro.constructors import PrimitiveConstructorSpec
 
