@@ -9,6 +9,8 @@ from tests.tiny.sd import save_pictures
 
 SHIPPED = Path(__file__).parents[3] / "finetune" / "assets" / "pictograms"
 FITTING = ("--data.resolution", "64")
+LARGE: dict[str, object] = {"device": "cpu", "memory_gb": 100.0}
+"""A device on which everything fits, so no ladder is climbed."""
 
 
 def planned(images: Path, *options: str, model: object = SHIPPED, recipe: str = "lora", **own: object) -> str:
@@ -32,7 +34,7 @@ def test_own_options_are_read_before_or_after_the_recipes() -> None:
 
 
 def test_a_preset_for_512_pixels_and_too_many_passes_are_told(images: Path) -> None:
-    printed = planned(images, "--train.steps", "6540", step_seconds=2.0)
+    printed = planned(images, "--train.steps", "6540", step_seconds=2.0, **LARGE)
     assert "got 512 pixels, but the base model was made for 64" in printed
     assert "12 images will be seen 545 times each" in printed
     assert "Time: 3:38:00 for 6,540 steps of 2 s (as stated)" in printed
@@ -52,9 +54,10 @@ def test_the_ladder_leads_to_a_config_that_fits(images: Path) -> None:
 
 
 def test_caches_count_their_entries(images: Path) -> None:
-    found = json.loads(planned(images, "--data.flip", "true", *FITTING, device="cpu", json=True))["caches"]
+    found = json.loads(planned(images, "--data.flip", "true", *FITTING, **LARGE, json=True))["caches"]
     assert found["num_latents"] == 24 and found["latents"] == 24 * 4 * 16 * 16 * 4
-    assert json.loads(planned(images, "--cache.latents", "false", *FITTING, json=True))["caches"]["num_latents"] == 0
+    uncached = json.loads(planned(images, "--cache.latents", "false", *FITTING, **LARGE, json=True))
+    assert uncached["caches"]["num_latents"] == 0 and uncached["ladder"] == []
 
 
 def test_a_hub_id_that_is_not_cached_is_said_without_a_download(images: Path) -> None:
@@ -82,5 +85,5 @@ def test_numbers_below_zero_are_refused(images: Path, own: dict[str, float]) -> 
 
 def test_a_started_run_has_measured_its_steps(images: Path, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "elapsed_seconds": 5.0}\n{"step": 20, "ela')
-    printed = planned(images, "--output.folder", str(tmp_path), *FITTING)
+    printed = planned(images, "--output.folder", str(tmp_path), *FITTING, **LARGE)
     assert "steps of 0.5 s (measured in" in printed
