@@ -2,24 +2,22 @@ from pathlib import Path
 
 import pytest
 
-from finetune.planning.plan import print_plan
+from finetune.planning.plan import plan_lines, read_plan
 from tests.support.images import picture, write
 
 
-def planned(tmp_path: Path, *options: str) -> None:
+def planned(tmp_path: Path, *options: str) -> str:
     for name, num in (("own", 2), ("class", 4)):
         write(tmp_path / name, {f"{n}.png": picture(f"rgb({num},{n},0)", (64, 64)) for n in range(num)})
         write(tmp_path / name, {f"{n}.txt": f"a {name} {n}" for n in range(num)})
     of_class = f"{{folder: {tmp_path / 'class'}, is_regularisation: true}}"
     given = ["--data.folders", str(tmp_path / "own"), of_class, "--data.resolution", "64", "--data.bucket_step", "16"]
-    print_plan("dreambooth", [*given, "--instance.prompt", "a sks dog", *options], 1)
+    plan = read_plan("dreambooth", [*given, "--instance.prompt", "a sks dog", *options], 1)
+    return "\n".join(plan_lines(plan))
 
 
-def test_class_images_among_the_folders_are_half_of_the_samples_of_a_subject(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    planned(tmp_path, "--prior.captions", "true")
-    printed = capsys.readouterr().out
+def test_class_images_among_the_folders_are_half_of_the_samples_of_a_subject(tmp_path: Path) -> None:
+    printed = planned(tmp_path, "--prior.captions", "true")
     assert "2 instance and 4 class images; 50.0% of the samples are of the instance." in printed
     assert "folder class: 4 class images, 4 samples of a pass (50.0%)" in printed
 
