@@ -189,4 +189,4 @@ def save_configs(pipeline: Any, folder: Path) -> None:
         if isinstance(part, ConfigMixin):  # of diffusers
             part.save_config(target)
         else:
-            (part.config if isinstance(part, nn.Module) else part).save_pretrained(target)
+            (cast("TextEncoder", part).config if isinstance(part, nn.Module) else part).save_pretrained(target)

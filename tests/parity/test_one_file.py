@@ -31,12 +31,14 @@ from finetune.optim.ema import trained_state
 from tests.support.families import save_tiny_pipeline
 
 
-def saved(name: str, folder: Path, dtype: str = "fp32", **loss: bool) -> tuple[ModelSource, Path, list[str]]:
+def saved(
+    name: str, folder: Path, dtype: str = "fp32", loss: LossConfig | None = None
+) -> tuple[ModelSource, Path, list[str]]:
     """Write a tiny model as one file. It is reloaded by diffusers and compared on the way."""
     source = ModelSource(str(save_tiny_pipeline(name, folder / "model")))
     family, said = family_named(find_family(source)), list[str]()
     components = family.load(source)
-    objective = family.objective(components.scheduler, LossConfig(**loss))
+    objective = family.objective(components.scheduler, loss or LossConfig())
     path = folder / "ink.safetensors"
     save_one_file(family, components, objective, dtype=dtype, path=path, say=said.append)  # pyright: ignore[reportArgumentType]
     return source, path, said
@@ -64,7 +66,7 @@ def test_models_with_joined_layers_are_reloaded_by_diffusers(name: str, tmp_path
 
 
 def test_v_prediction_and_zero_terminal_snr_are_marked(tmp_path: Path) -> None:
-    _, path, _ = saved("sd2", tmp_path, zero_terminal_snr=True)
+    _, path, _ = saved("sd2", tmp_path, loss=LossConfig(zero_terminal_snr=True))
     marks = read_marks(ModelSource(str(path)))
     assert marks.prediction_type == "v_prediction" and marks.zero_snr_mark
     with safe_open(path, framework="pt") as file:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -126,11 +127,12 @@ def test_layers_outside_the_run_are_refused_with_the_options_that_adapt_them(
 def test_options_that_contradict_a_start_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ink.safetensors").touch()
     (tmp_path / "ink.ckpt").touch()
-    for options, words in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"start": tmp_path / "absent.safetensors"}, "no file or folder"),
         ({"start": tmp_path / "ink.ckpt"}, "not a safetensors file"),
         ({"start": tmp_path / "ink.safetensors", "init": "pissa"}, "lora.init: got pissa with lora.start"),
         ({"start": tmp_path / "ink.safetensors", "dora": True}, "lora.dora: got true with lora.start"),
         ({"start_rank": "run"}, "without lora.start"),
-    ):
+    )
+    for options, words in cases:
         assert words in "".join(LoRAConfig(**options).problems()), words
