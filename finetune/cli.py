@@ -28,7 +28,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = options_once(commands.add_parser("demo", help="adapt the shipped model to a style, show before and after"))
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo (demo_output)")
-    demo.add_argument("--steps", type=int, help="steps (the preset's 400); 120 show the style, not yet the content")
+    demo.add_argument("--steps", type=int, help="steps (the preset's 200)")
     commands.add_parser("evaluate", help="score checkpoints, and name the one to use", add_help=False)
     doctor = commands.add_parser("doctor", help="look into a model")
     checks = doctor.add_subparsers(dest="check", required=True)

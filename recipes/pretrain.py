@@ -1,7 +1,7 @@
 """Train a small latent diffusion model from scratch on your own images.
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml -m recipes.pretrain \
-        --config recipes/configs/pretrain_pictograms.yaml --data.folder IMAGES --output.folder OUT
+        --config recipes/configs/pretrain_icons.yaml --data.folder IMAGES --output.folder OUT
 
 OUT/export is a pipeline in Stable Diffusion's format with tokenizer, autoencoder and denoiser; OUT/tokenizer and
 OUT/autoencoder have the results of the first two stages. The same command again resumes the stage it was stopped in. A

@@ -1,6 +1,6 @@
 """Train the base model that ships with the project, from icons alone.
 
-    python -m tools.base_model --icons ICONS --work WORK [--device gpu] [--steps 60000]
+    python -m tools.base_model --icons ICONS --work WORK [--device gpu] [--steps 10000]
 
 The same command continues an interrupted run. WORK receives the two sets of tools/icons.py, then a run folder for each
 stage of `recipes.pretrain`: tokenizer, autoencoder, denoiser, and a short one in which the rate falls to nothing.
@@ -35,13 +35,13 @@ class BaseModelConfig:
     """Folder for the sets, the runs and the result."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Two processes on the CPU, or one on a GPU."""
-    steps: int = 60_000
+    steps: int = 10_000
     """Of the denoiser at a constant rate; images a step are those of the preset."""
     last_steps: int = 2_000
     """Of the denoiser while the rate falls."""
     autoencoder_steps: int = 12_000
     """Of the autoencoder."""
-    batch_size: int = 64
+    batch_size: int = 128
     """Images of a step of the denoiser, over all processes."""
 
     def __post_init__(self) -> None:

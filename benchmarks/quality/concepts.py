@@ -62,11 +62,10 @@ def pairs(trial: Trial) -> Figures:
     """Yield how held-out pairs of concept and style are drawn."""
     chosen = held_out_pairs(trial.icons, trial.num)
     drawn, true = trial.draw([pair.caption for pair in chosen]), read_images([pair.icon for pair in chosen])
-    others = read_images([icon for pair in chosen for icon in pair.others])
     elsewhere = read_images([pair.elsewhere for pair in chosen])
     for name, feature in FEATURES.items():
-        candidates = feature(others).reshape(len(chosen), NUM_CANDIDATES - 1, -1)
-        candidates = np.concatenate([feature(true)[:, None], candidates], axis=1)
+        others = np.stack([feature(read_images(pair.others)) for pair in chosen])
+        candidates = np.concatenate([feature(true)[:, None], others], axis=1)
         for label, images in (("drawn", drawn), ("another set's icon", elsewhere)):
             far = np.linalg.norm(candidates - feature(images)[:, None], axis=2)
             yield f"pairs, concept by {name}, {label}", shares((far < far[:, :1]).sum(1)) | {"num": len(chosen)}

@@ -19,12 +19,12 @@ PACKAGES = Path(__file__).parents[2]
 """The folder of `finetune`, `recipes` and `datasets_prep`."""
 BASE_MODEL = PACKAGES / "finetune" / "assets" / "pictograms"
 PRESET = PACKAGES / "recipes" / "configs" / "demo.yaml"
-PROMPTS = ("red apple", "alarm clock", "sailboat", "rocket", "green heart", "pear", "guitar", "yellow star")
-"""Subjects that the base model draws well; the style set has a heart and stars."""
+PROMPTS = ("camera", "key", "bell", "fish", "sailboat", "guitar", "car", "book")
+"""Concepts that the base model knows in many styles, and that the style set does not show."""
 STYLE_GLYPHS = "☂😎♞⚓☎❀✈🐭"
 ADAPTER_WEIGHT = 0.7  # at 1 the shapes of the style set begin to replace those of the prompt
 SEED = 0
-CELL = 112
+CELL = 168
 LABEL = 24
 
 LAUNCH_CONFIG = """\
@@ -56,7 +56,7 @@ def run_demo(output: Path, steps: int | None = None) -> Path:
     printed = start("datasets_prep", "--source", glyphs, "--output", prepared, silent=True)
     console.print(printed.partition("\nNext:")[0], highlight=False, markup=False, soft_wrap=True)
 
-    console.print("[bold]3/4[/] Adapting the model of pictograms to the style: recipes.lora under accelerate launch")
+    console.print("[bold]3/4[/] Adapting the model of icons to the style: recipes.lora under accelerate launch")
     launch_recipe(output, prepared, run, steps)
 
     console.print("[bold]4/4[/] Drawing the same prompts and seeds before and after")
@@ -110,7 +110,7 @@ def before_and_after(export: Path, glyphs: Path, target: Path) -> Path:
     style = [Image.open(glyphs / f"{file_stem(glyph)}.png") for glyph in STYLE_GLYPHS]
     rows = {"before": before, "after the LoRA": after, "the style set": style}
     sheet = Image.new("RGB", (CELL * (len(PROMPTS) + 1), LABEL + CELL * len(rows)), "white")
-    text, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    text, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for column, prompt in enumerate(PROMPTS, start=1):
         text.text((CELL * column + CELL // 2, LABEL // 2), prompt, "black", font, anchor="mm")
     for row, (label, drawn) in enumerate(rows.items()):

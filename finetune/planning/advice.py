@@ -3,7 +3,7 @@
 No trainer that was examined derives these from the data, and their defaults for the same job differ by a factor of 150
 in the rate and 32 in alpha / rank. So these rules are rules of thumb between the defaults of trainers, the settings of
 papers, and this project's presets; each function says which. They come from real models, at least 320 channels wide;
-narrow ones such as the model of pictograms need ten times the rate (`recipes/configs/demo.yaml`), which has to be
+narrow ones such as the shipped model of icons need ten times the rate (`recipes/configs/demo.yaml`), which has to be
 given. Views of an image (repeats) are not an option: they follow from the steps, and per image from the column
 `repeats`. Torch-free.
 """

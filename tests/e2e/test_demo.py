@@ -77,6 +77,12 @@ def test_the_same_command_again_draws_the_same_image_and_trains_nothing(output: 
     assert (output / "before_after.png").read_bytes() == first
 
 
+def test_the_prompts_name_nothing_that_the_style_set_shows() -> None:
+    shown = {word for glyph in GLYPHS for word in file_stem(glyph).split("_")}
+    assert len(set(PROMPTS)) == len(PROMPTS) == 8
+    assert shown.isdisjoint(word for prompt in PROMPTS for word in prompt.split())
+
+
 def test_glyphs_fit_their_paper_and_have_names_of_their_own(tmp_path: Path) -> None:
     write_glyph_folder(tmp_path / "glyphs")
     stems = [file_stem(glyph) for glyph in GLYPHS]

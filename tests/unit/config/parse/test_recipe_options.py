@@ -30,7 +30,7 @@ def test_every_preset_fits_its_own_recipe(name: str) -> None:
         ("sd15_lora_style", "recipes.full", "recipes.lora"),
         ("sd15_dreambooth_full", "recipes.lora", "recipes.dreambooth"),
         ("sd15_textual_inversion", "recipes.full", "recipes.textual_inversion"),
-        ("pretrain_pictograms", "recipes.full", "recipes.pretrain"),
+        ("pretrain_icons", "recipes.full", "recipes.pretrain"),
     ],
 )
 def test_a_preset_with_options_of_another_recipe_is_refused(name: str, program: str, recipe: str) -> None:
