@@ -7,7 +7,7 @@ takes its learning rate. torch.optim.Muon takes two-dimensional parameters alone
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class Muon(torch.optim.AdamW):
         for (parameter, group), update in zip(found, orthogonal_together(directions), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.view(parameter.shape), alpha=-group["lr"] * RMS * max(update.shape) ** 0.5)
-        super().step()
+        cast("Any", super()).step()  # torch leaves its closure without a type
 
     def _direction(self, parameter: nn.Parameter) -> Tensor:
         """Return Nesterov's direction as (rows, columns). The momentum takes the gradient in."""
@@ -72,7 +72,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     wide = (matrix.T if is_tall else matrix).bfloat16()
-    wide = wide / (wide.norm() + 1e-7)
+    wide = wide / (wide.square().sum().sqrt() + 1e-7)
     for _ in range(TURNS):
         square = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
@@ -100,7 +100,7 @@ def orthogonal_together(matrices: list[Tensor]) -> list[Tensor]:
     for owner, flat in enumerate(results):
         dist.broadcast(flat.view(torch.uint8), owner)  # gloo sends no bfloat16
     parts = [
-        iter(flat.split([m.numel() for m, of in zip(matrices, owners, strict=True) if of == owner]))
+        iter(torch.split(flat, [m.numel() for m, of in zip(matrices, owners, strict=True) if of == owner]))
         for owner, flat in enumerate(results)
     ]
     return [next(parts[owner]).view(matrix.shape) for matrix, owner in zip(matrices, owners, strict=True)]
