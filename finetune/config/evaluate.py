@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from finetune.config.checks import problems, refuse
 from finetune.config.facts import (
+    ActsWith,
     Bound,
     Count,
     CountOrZero,
@@ -20,7 +21,7 @@ from finetune.config.facts import (
     not_empty,
 )
 from finetune.config.folders import TrainingFolder
-from finetune.config.sections import ModelConfig
+from finetune.config.sections import CaptionLines, ModelConfig
 
 EMBEDDED = "embedded"
 MOST_IMAGES = 256
@@ -45,6 +46,12 @@ class ScoredDataConfig:
     """Column of the captions in metadata.jsonl or a Hub dataset."""
     captions: Literal["listed", "folder", "none"] = "listed"
     """Where captions come from, as in training."""
+    caption_lines: Annotated[CaptionLines | None, ActsWith("captions", "listed")] = None
+    """What several lines of a caption file are, as in training."""
+    folder_repeats: Literal["auto", "on", "off"] = "auto"
+    """What a folder called 10_NAME is, as in training."""
+    follow_links: bool = False
+    """Whether links out of the folder are read, as in training."""
     trigger: Annotated[str | None, Mark.PROMPT] = None
     """Words in place of [trigger] and [name], or before captions, as in training."""
     expand_syntax: bool = False

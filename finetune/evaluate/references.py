@@ -35,6 +35,9 @@ def read_scored_manifest(config: ScoredDataConfig) -> Manifest:
         folders=config.folders,
         image_column=config.image_column,
         caption_column=config.caption_column,
+        caption_lines=config.caption_lines,
+        folder_repeats=config.folder_repeats,
+        follow_links=config.follow_links,
         trigger=config.trigger,
         expand_syntax=config.expand_syntax,
     )

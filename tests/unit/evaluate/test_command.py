@@ -1,4 +1,5 @@
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.evaluate.command import parse_evaluation
+from finetune.config.evaluate import ScoredDataConfig
+from finetune.config.sections import DataConfig
+from finetune.evaluate.command import OF_RUN, parse_evaluation
 from finetune.evaluate.drawing import save
+from finetune.evaluate.references import read_scored_manifest
 from finetune.evaluate.rows import read_rows
 from finetune.sampling.metadata import OWN_CHUNK
+from tests.support.images import picture, write
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,27 @@ def test_a_run_folder_gives_the_options_that_it_was_trained_with(tmp_path: Path)
     assert (config.model.source, config.data.folder, config.data.template) == ("base", "ink", "{caption}, ink")
     assert (config.data.validation_fraction, config.draw.size, config.draw.num_inference_steps) == (0.1, 64, 5)
     assert config.grid.prompts == ("a cat", "a dog") and config.targets == (str(run),)
+
+
+def test_a_run_folder_says_how_its_images_and_captions_were_read(tmp_path: Path) -> None:
+    images, run = tmp_path / "images", tmp_path / "run"
+    run.mkdir()
+    for name in ("cat", "dog"):
+        text = f"A {name} sits on a wall and looks\nat the sea, which is grey today.\n"
+        write(images, {f"10_ink/{name}.png": picture(), f"10_ink/{name}.txt": text})
+    (run / "config.yaml").write_text(
+        f"model: {{source: base}}\ndata: {{folder: {images}, caption_lines: joined, folder_repeats: 'on'}}\n"
+    )
+    records = read_scored_manifest(parse_evaluation([str(run), "--output", "out"]).data).records
+    assert [record.captions for record in records] == [
+        (f"A {name} sits on a wall and looks at the sea, which is grey today.",) for name in ("cat", "dog")
+    ]
+    assert [record.repeats for record in records] == [10, 10]
+
+
+def test_every_option_of_what_is_read_is_taken_from_the_run() -> None:
+    own = {item.name for item in fields(ScoredDataConfig)} & {item.name for item in fields(DataConfig)}
+    assert own == {key.removeprefix("data.") for key in OF_RUN if key.startswith("data.")} - {"validation_fraction"}
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
