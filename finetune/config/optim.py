@@ -72,6 +72,8 @@ OPTIMIZERS: Mapping[str, OptimizerFacts] = {
     "muon": OptimizerFacts("finetune.optim.muon:Muon", is_for_matrices=True),
     "adamw_schedule_free": OptimizerFacts("schedulefree:AdamWScheduleFree", updates_alone=False, averages_weights=True),
 }
+SMALL_STATE = "adamw8bit"
+"""The optimizer that saves memory at the least change."""
 if TYPE_CHECKING:
     Optimizer = str
 else:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from finetune.config.optim import SMALL_STATE, OptimConfig
 from finetune.config.parse.dump import as_flat, as_plain, with_options
 from finetune.config.train import TrainConfig
 
@@ -35,7 +36,7 @@ LADDER = (
     Rung("cache latents", lambda _: {"cache.latents": True}, "faster, for disk"),
     Rung("cache captions", lambda _: {"cache.text": True}, "faster, for disk"),
     Rung("average in host memory", lambda _: {"train.ema_device": "cpu"}, "little", of_all_weights=True),
-    Rung("8-bit optimizer", lambda _: {"optim.name": "adamw8bit"}, "none; moments are rounded", of_all_weights=True),
+    Rung("8-bit optimizer", lambda _: {"optim.name": SMALL_STATE}, "none; moments are rounded", of_all_weights=True),
     Rung(
         "bfloat16 weights",
         lambda _: {"optim.weights": "bf16_stochastic"},
@@ -82,7 +83,7 @@ def with_rung(config: Config, rung: Rung, *, num_processes: int, is_bf16: bool) 
 
 def saves_less(used: Options, options: Options) -> bool:
     """Recognise options in place of others that save as much or more."""
-    small = options.get("optim.name") == "adamw8bit" and used["optim.name"] != "adamw"
+    small = options.get("optim.name") == SMALL_STATE and used["optim.name"] != OptimConfig().name
     narrow = options.get("optim.weights") is not None and used["optim.weights"] != "fp32"
     packed = options.get("model.quantization") == "int8" and used["model.quantization"] != "none"
     return small or narrow or packed

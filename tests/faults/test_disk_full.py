@@ -42,7 +42,7 @@ def test_a_checkpoint_that_finds_the_disk_full_loses_nothing(
     assert_same_end(out, straight)
 
 
-@pytest.mark.parametrize("num_bytes", [3_000, 20_000])
+@pytest.mark.parametrize("num_bytes", [4_000, 20_000])
 def test_a_checkpoint_larger_than_a_file_may_be_loses_nothing(
     num_bytes: int, interrupted: Options, straight: Path, tmp_path: Path
 ) -> None:

@@ -50,16 +50,21 @@ ADDITIONS = (
         *("method", "finetune/methods/base.py", "biases", "finetune/methods"),
         "recipes/full.py",
         [
-            ("from finetune.methods.full import Full", "from finetune.methods.biases import Biases"),
-            (f"train(config, {FULL}, manifest)", "train(config, Biases(), manifest)"),
+            (
+                f"from finetune.methods.full import Full\n\n    return {FULL}",
+                "from finetune.methods.biases import Biases\n\n    return Biases()",
+            ),
         ],
     ),
     Addition(
         *("task", "finetune/tasks/base.py", "absolute_error", "finetune/tasks"),
         "recipes/full.py",
         [
-            after("import Biases\n", "        from finetune.tasks.absolute_error import MakeAbsoluteError\n"),
-            ("Biases(), manifest)", "Biases(), manifest, MakeAbsoluteError())"),
+            after(
+                "from finetune.train import train\n",
+                "        from finetune.tasks.absolute_error import MakeAbsoluteError\n",
+            ),
+            ("method(config), manifest)", "method(config), manifest, MakeAbsoluteError())"),
         ],
     ),
     Addition(
