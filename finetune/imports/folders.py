@@ -136,7 +136,7 @@ def _resolution(folder: Folder, given: Given) -> int | None:
     value = folder.options.get("resolution")
     if not is_off(folder.options.get("image.enable_resolution_override")):
         value = folder.options.get("image.resolution_override")
-    conversion = next((how for name, how in RESOLUTIONS.items() if name == given.table.name), None)
+    conversion = RESOLUTIONS.get(given.table.name)
     if value in (None, "") or conversion is None:
         return None
     try:

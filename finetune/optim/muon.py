@@ -88,21 +88,13 @@ def orthogonal_together(matrices: list[Tensor]) -> list[Tensor]:
     if size == 1 or len(matrices) < size:
         return [orthogonal(matrix) for matrix in matrices]
     owners = shared_out([matrix.numel() * min(matrix.shape) for matrix in matrices], size)
-    results: list[Tensor] = []
-    for owner in range(size):
-        own = [matrix for matrix, of in zip(matrices, owners, strict=True) if of == owner]
-        sizes = [matrix.numel() for matrix in own]
-        if rank == owner:
-            flat = torch.cat([orthogonal(matrix).flatten() for matrix in own])
-        else:
-            flat = torch.empty(sum(sizes), dtype=torch.bfloat16, device=own[0].device)
-        results.append(flat)
+    of_process = [[m for m, of in zip(matrices, owners, strict=True) if of == owner] for owner in range(size)]
+    sizes = [[matrix.numel() for matrix in own] for own in of_process]
+    results = [torch.empty(sum(own), dtype=torch.bfloat16, device=matrices[0].device) for own in sizes]
+    torch.cat([orthogonal(matrix).flatten() for matrix in of_process[rank]], out=results[rank])
     for owner, flat in enumerate(results):
         dist.broadcast(flat.view(torch.uint8), owner)  # gloo sends no bfloat16
-    parts = [
-        iter(torch.split(flat, [m.numel() for m, of in zip(matrices, owners, strict=True) if of == owner]))
-        for owner, flat in enumerate(results)
-    ]
+    parts = [iter(torch.split(flat, own)) for flat, own in zip(results, sizes, strict=True)]
     return [next(parts[owner]).view(matrix.shape) for matrix, owner in zip(matrices, owners, strict=True)]
 
 
