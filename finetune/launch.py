@@ -16,6 +16,7 @@ from finetune.config.train import TrainConfig
 from finetune.files import lock_folder
 from finetune.models import refuse_unknown_family
 from finetune.out_of_memory import is_out_of_memory
+from finetune.planning.epochs import with_counted_steps, with_kept_steps
 from finetune.planning.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.planning.recipe import Config, Recipe, Stage
 from finetune.processes.launch_request import launcher, refuse_launch
@@ -59,6 +60,14 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
         refuse_nested_folders(config)
         refuse_no_checkpoint(config.resume)
         config, kept = with_kept_numbers(config, given)
+        config, length = with_kept_steps(config, given)
+        lines = [length] if length is not None else []
+        from finetune.data.kept_files import kept_files
+
+        manifest = None
+        if config.train.epochs is not None and length is None:  # whether the run is finished depends on its steps
+            manifest = recipe.manifest(config, kept_files())
+            config = with_counted_steps(config, given, manifest, launched_processes(), arguments, lines.append)
         planned = recipe.tune(config)
         for stage in planned:
             check_output(stage.folder)
@@ -71,12 +80,10 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
         if None not in messages:
             return
         begin_log(planned[messages.index(None)])
-        from finetune.data.kept_files import kept_files
-
-        manifest = recipe.manifest(config, kept_files())
+        manifest = manifest or recipe.manifest(config, kept_files())
         manifest = with_prompt_warnings(manifest, config)
-        config, lines = with_proposals(config, given, kept, manifest, launched_processes())
-        for line in lines:
+        config, proposed = with_proposals(config, given, kept, manifest, launched_processes())
+        for line in [*lines, *proposed]:
             say(line)
         unfinished = [stage for stage, message in zip(recipe.tune(config), messages, strict=True) if message is None]
         quiet_libraries()

@@ -161,6 +161,7 @@ def autoencoder_stage(config: PretrainConfig) -> PretrainConfig:
         train=replace(
             config.train,
             steps=options.steps,
+            epochs=None,
             batch_size=options.batch_size,
             accumulation=1,
             ema_decay=options.ema_decay,

@@ -14,6 +14,7 @@ from finetune.config.facts import (
     Mark,
     NotNegative,
     OneOf,
+    Positive,
     Resume,
     Share,
     at_least,
@@ -183,7 +184,10 @@ class LoopConfig:
     """The training loop."""
 
     steps: Annotated[Count, Resume.MAY_GROW, Mark.PROPOSED] = 1000
-    """Optimizer steps."""
+    """Optimizer steps; train.epochs says them as passes over the images."""
+    epochs: Annotated[Positive | None, Resume.FREE] = None
+    """Passes over the images, each as often as its repeats, instead of train.steps, which they become before a model
+    loads. A run that is continued with the same number keeps its steps."""
     batch_size: Count = 1
     """Images per process and forward pass."""
     accumulation: Count = 1

@@ -74,6 +74,18 @@ def masks_of_folders(data: DataConfig, mask: MaskConfig) -> Iterator[str]:
             yield f"data.folders: {each.folder}: got mask false with mask.kind none, which uses no masks. Remove it."
 
 
+def length(train: LoopConfig, optim: OptimConfig, evaluate: ScoringConfig) -> Iterator[str]:
+    """Refuse what does not fit the steps, where they are known before the dataset is read."""
+    if train.epochs is None:
+        yield from unfit_for_steps(train, optim, evaluate)
+
+
+def unfit_for_steps(train: LoopConfig, optim: OptimConfig, evaluate: ScoringConfig) -> Iterator[str]:
+    """Yield what does not fit train.steps."""
+    yield from warmup(train, optim)
+    yield from exported_step(train, evaluate)
+
+
 def warmup(train: LoopConfig, optim: OptimConfig) -> Iterator[str]:
     """Refuse a warm-up that is longer than the run."""
     if 0 < train.steps <= optim.warmup_steps:
@@ -149,8 +161,8 @@ class TrainConfig:
     that checkpoint."""
 
     rules: ClassVar[Rules] = (
-        *(trained_text_encoder, averaged_weights, warmup, updates_in_backward, rates_that_are_found),
-        *(compiled_layers, exported_step, masks_of_folders),
+        *(trained_text_encoder, averaged_weights, length, updates_in_backward, rates_that_are_found),
+        *(compiled_layers, masks_of_folders),
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Steps from epochs and shares of a run; torch-free."""
+"""Epochs, and steps from epochs and shares of a run; torch-free."""
 
 import math
 import posixpath
@@ -8,7 +8,7 @@ from finetune.data.folder_repeats import NUMBERED
 from finetune.imports.given import Folder, Given
 from finetune.imports.translate import Translation, hidden
 
-STEPS, BATCH, ACCUMULATION = "train.steps", "train.batch_size", "train.accumulation"
+STEPS, EPOCHS, BATCH, ACCUMULATION = "train.steps", "train.epochs", "train.batch_size", "train.accumulation"
 
 
 def num_images(folder: Folder) -> float | None:
@@ -52,8 +52,10 @@ def settle_lengths(found: Translation, given: Given) -> None:
             continue
         if number == 0:
             found.idle.append(key)
+        elif row.conversion == "passes":
+            _epochs(found, given, key, number, text, is_default=key not in given.options)
         elif row.conversion == "warmup":
-            _warm_up(found, given, key, number, text)
+            _warm_up(found, given, key, number, text, per_epoch)
         elif row.conversion == "forward_passes":
             parts = int(float(str(given.options.get("train.gradient_accumulation_steps", 1) or 1)))
             found.put({STEPS: math.ceil(number / max(1, parts))}, key, text, is_default=key not in given.options)
@@ -74,7 +76,18 @@ def _number(found: Translation, key: str) -> float:
         return 1.0
 
 
-def _warm_up(found: Translation, given: Given, key: str, number: float, text: str) -> None:
+def _epochs(found: Translation, given: Given, key: str, number: float, text: str, is_default: bool) -> None:
+    """Take epochs over. In a single folder its repeats, which only lengthen an epoch, become passes."""
+    own = [folder for folder in given.folders if not folder.is_class]
+    repeats = own[0].repeats if len(own) == 1 and not given.is_several else 1
+    epochs = number * repeats
+    differs = [f"an epoch there is {repeats:g} passes over the folder."] if repeats != 1 else []
+    if len(own) < len(given.folders) and given.table.name != "sd-scripts":
+        differs.append("class images do not count here: an epoch is a pass over the others.")
+    found.put({EPOCHS: int(epochs) if epochs == int(epochs) else epochs}, key, text, " ".join(differs), is_default)
+
+
+def _warm_up(found: Translation, given: Given, key: str, number: float, text: str, per_epoch: int | None) -> None:
     """Translate a warm-up, which may be a share of the run."""
     schedule = str(given.options.get("lr_scheduler", "constant")).lower()
     if given.table.constant_without_warmup and schedule == "constant":
@@ -83,6 +96,8 @@ def _warm_up(found: Translation, given: Given, key: str, number: float, text: st
         )
         return
     steps = int(_number(found, STEPS)) if STEPS in found.settings else 0
+    if EPOCHS in found.settings and per_epoch is not None:
+        steps = math.ceil(_number(found, EPOCHS) * per_epoch)
     if number < 1:
         if not steps:
             found.absent.append(f"{text}: a share of the steps, which are not known. Set optim.warmup_steps.")

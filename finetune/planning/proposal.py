@@ -21,16 +21,21 @@ Config = TypeVar("Config", bound=TrainConfig)
 def with_kept_numbers(config: Config, given: Collection[str]) -> tuple[Config, frozenset[str]]:
     """Add numbers of the run to continue; also return their names. Given numbers stay; a new run keeps none. So the
     same command continues with the same numbers after images were added or the number of processes changed."""
-    if not isinstance(config, AdaptConfig) or config.goal is None or config.resume == "never":
+    if not isinstance(config, AdaptConfig) or config.goal is None:
         return config, frozenset()
-    folder, wanted = config.output.folder, [key for key in marked(type(config), Mark.PROPOSED) if key not in given]
-    if (folder / "run.json").exists() or any((folder / "checkpoints").glob("step_*")):
-        kept = read_options(folder / "config.yaml", type(config), wanted)
-    elif config.resume != "auto":
-        kept = read_options(Path(config.resume) / "config.yaml", type(config), wanted)
-    else:
-        kept = {}
+    saved, wanted = continued_config(config), [key for key in marked(type(config), Mark.PROPOSED) if key not in given]
+    kept = {} if saved is None else read_options(saved, type(config), wanted)
     return with_options(config, kept), frozenset(kept)
+
+
+def continued_config(config: TrainConfig) -> Path | None:
+    """Return config.yaml of the run to continue. None for a new run."""
+    folder = config.output.folder
+    if config.resume == "never":
+        return None
+    if (folder / "run.json").exists() or any((folder / "checkpoints").glob("step_*")):
+        return folder / "config.yaml"
+    return None if config.resume == "auto" else Path(config.resume) / "config.yaml"
 
 
 def with_proposals(
@@ -41,6 +46,7 @@ def with_proposals(
     if not isinstance(config, AdaptConfig) or config.goal is None:
         return config, []
     facts = read_facts(config, manifest, num_processes)
+    given = {*given, "train.steps"} if config.train.epochs is not None else given
     fixed = {*given, *kept}
     numbers = propose(config, fixed, facts)
     settled = with_options(config, {number.key: number.value for number in numbers if number.key not in fixed})

@@ -74,6 +74,21 @@ def test_a_run_keeps_its_numbers_when_images_are_added(tiny_run: Options, tmp_pa
     assert numbers == (8, 3) and len(metrics(other)) > 0
 
 
+def test_a_run_of_epochs_keeps_its_steps_and_more_epochs_continue_it(tiny_run: Options, tmp_path: Path) -> None:
+    folder = save_pictures(tmp_path / "pictures", count=6)
+    chosen = {key: value for key, value in tiny_run.items() if key != "train.steps"}
+    chosen |= {"data.folder": folder, "validation.fraction": 0, "optim.warmup_steps": 0, "train.batch_size": 2}
+    once = chosen | {"train.epochs": 1}
+    output = completed("lora", once, tmp_path / "log").output
+    assert "train.epochs 1: 3 steps; 6 images in a pass, 2 in a step" in output
+    saved = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["train"]
+    assert (saved["epochs"], saved["steps"]) == (1.0, 3)
+    save_pictures(folder, count=9)
+    assert "is finished (3 steps)" in completed("lora", once, tmp_path / "again").output
+    more = completed("lora", chosen | {"train.epochs": 2, "data.allow_change": True}, tmp_path / "more").output
+    assert "train.epochs 2: 9 steps; 9 images" in more and "at step 3 of 9" in more
+
+
 @pytest.fixture
 def encoder_run(tiny_run: Options) -> Options:
     return tiny_run | WITH_TEXT_ENCODER | {"checkpoint.every": 100, "lora.rank": 2}

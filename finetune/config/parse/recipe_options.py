@@ -1,12 +1,13 @@
 """The recipe of an option or preset, for messages; torch-free."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.config.parse.command_line import flat_types, parse_given, read_flags, read_yaml
+from finetune.config.parse.dump import as_flat, with_options
 from finetune.config.parse.help import print_first
 from finetune.config.parse.other_trainers import counterparts
 from finetune.config.parse.presets import OF_ACCELERATE, PRESETS, carried, find_preset, purpose
@@ -17,7 +18,7 @@ from finetune.plurals import first_few
 
 Config = TypeVar("Config")
 
-STEPS, WARMUP = "train.steps", "optim.warmup_steps"
+STEPS, EPOCHS, WARMUP = "train.steps", "train.epochs", "optim.warmup_steps"
 
 RECIPES: dict[str, type[TrainConfig]] = {
     "recipes.lora": LoRATrainConfig,
@@ -35,26 +36,44 @@ def parse_recipe(
     for another recipe, and about a warm-up that was shortened. `--help` prints the options that matter first."""
     if {"-h", "--help"} & set(arguments):
         print_first(kind, program)
-    return parse_given(
+    flags, _ = read_flags(arguments, flat_types(kind))
+    steps = flags.get(STEPS, [""])[0] if len(flags.get(STEPS, [])) == 1 else ""
+    warmup = shortened_warmup(kind, arguments, int(steps), say) if steps.isdecimal() else None
+    config, given = parse_given(
         kind,
-        [*arguments, *shortened_warmup(kind, arguments, say)],
+        arguments if warmup is None else [*arguments, f"--{WARMUP}", str(warmup)],
         program=program,
         find_file=preset_of(kind, program, say),
         elsewhere=lambda key: other_recipes_option(key, program),
     )
+    return one_length(config, given, flags, say)
 
 
-def shortened_warmup(kind: type, arguments: Sequence[str], say: Callable[[str], None]) -> list[str]:
-    """Shorten a preset's warm-up to fit fewer steps, as an option. It keeps its share of the run, and `say` receives a
-    note. A warm-up that the user gives, here or in a file, is not changed."""
+def one_length(
+    config: Config, given: frozenset[str], flags: Collection[str], say: Callable[[str], None]
+) -> tuple[Config, frozenset[str]]:
+    """Let a flag of the run's length replace the file's, whether it is in steps or epochs."""
+    used = as_flat(config)
+    if used[EPOCHS] is None or not {STEPS, EPOCHS} <= given or (STEPS in flags) == (EPOCHS in flags):
+        return config, given
+    if EPOCHS in flags:
+        say(f"{EPOCHS}: {used[EPOCHS]:g} of the command replaces {STEPS} {used[STEPS]} of the file.")
+        return config, given - {STEPS}
+    say(f"{STEPS}: {used[STEPS]} of the command replaces {EPOCHS} {used[EPOCHS]:g} of the file.")
+    return with_options(config, {EPOCHS: None}), given - {EPOCHS}
+
+
+def shortened_warmup(kind: type, arguments: Sequence[str], steps: int, say: Callable[[str], None]) -> int | None:
+    """Shorten a preset's warm-up to fit fewer steps. It keeps its share of the run, and `say` receives a note. None for
+    a warm-up that fits, or that the user gives, here or in a file."""
     flags, _ = read_flags(arguments, flat_types(kind))
-    if WARMUP in flags or len(flags.get("config", [])) != 1 or len(flags.get(STEPS, [])) != 1:
-        return []
+    if WARMUP in flags or len(flags.get("config", [])) != 1:
+        return None
     with contextlib.suppress(ValueError):  # other numbers and presets are refused where they are read
-        path, steps = find_preset(flags["config"][0]), int(flags[STEPS][0])
+        path = find_preset(flags["config"][0])
         preset, _ = read_yaml(path)
         if path.resolve().parent != PRESETS.resolve() or not {STEPS, WARMUP} <= set(preset):
-            return []
+            return None
         warmup = int(preset[WARMUP][0])
         if 0 < steps <= warmup:
             fitting = warmup * steps // int(preset[STEPS][0])
@@ -62,8 +81,8 @@ def shortened_warmup(kind: type, arguments: Sequence[str], say: Callable[[str], 
                 f"{WARMUP}: {path.stem} has {warmup}, for which {steps} steps are too few; {fitting} is used, the same "
                 f"share of the run. Use --{WARMUP} to set another number."
             )
-            return [f"--{WARMUP}", str(fitting)]
-    return []
+            return fitting
+    return None
 
 
 def recipes_with(keys: Iterable[str]) -> list[str]:

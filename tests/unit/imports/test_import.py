@@ -161,7 +161,7 @@ def test_differences_are_said(name: str, words: str, cases: Cases) -> None:
     assert words in cases[name][0]
 
 
-def test_epochs_become_steps_where_the_images_are(tmp_path: Path) -> None:
+def test_epochs_stay_epochs_and_their_shares_become_steps_where_the_images_are(tmp_path: Path) -> None:
     for folder, num in (("10_ink", 3), ("2_paper", 5)):
         (tmp_path / "images" / folder).mkdir(parents=True)
         for number in range(num):
@@ -172,8 +172,19 @@ def test_epochs_become_steps_where_the_images_are(tmp_path: Path) -> None:
     )
     imported(tmp_path / "theirs.toml", tmp_path / "new.yaml")
     written = yaml.safe_load((tmp_path / "new.yaml").read_text())
-    assert written["train"]["steps"] == 30  # 3 x (10 x 3 + 2 x 5) / 4
-    assert written["checkpoint"]["every"] == 10 and written["optim"]["warmup_steps"] == 3
+    assert written["train"]["epochs"] == 3 and "steps" not in written["train"]
+    assert written["checkpoint"]["every"] == 10  # (10 x 3 + 2 x 5) / 4
+    assert written["optim"]["warmup_steps"] == 3
+
+
+def test_repeats_of_a_single_folder_become_epochs(tmp_path: Path) -> None:
+    (tmp_path / "data.toml").write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "absent"\nnum_repeats = 10\n')
+    (tmp_path / "theirs.toml").write_text(
+        f'network_dim = 8\ndataset_config = "{(tmp_path / "data.toml").as_posix()}"\nmax_train_epochs = 3\n'
+    )
+    text, _ = imported(tmp_path / "theirs.toml", tmp_path / "new.yaml")
+    assert yaml.safe_load((tmp_path / "new.yaml").read_text())["train"]["epochs"] == 30
+    assert "max_train_epochs 3 -> train.epochs 30: an epoch there is 10 passes" in text
 
 
 def folders_of(theirs: object, path: Path) -> tuple[list[dict[str, object]], str]:

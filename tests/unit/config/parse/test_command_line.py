@@ -151,7 +151,7 @@ def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         (("--preview.prompts", "a cat", "-train.steps", "3"), ["-train.steps: ", "Write --train.steps."]),
         (("—train.steps=3",), ["—train.steps=3: ", "Write --train.steps=3"]),
         (("--reg_data_dir", "x"), ["reg_data_dir: no such option. Run"]),
-        (("--max_train_epochs", "8"), ["called train.steps here"]),
+        (("--max_train_epochs", "8"), ["called train.epochs here"]),
         (("--xformers",), ["xformers: no such option. Omit it"]),
         (("--rank", "4"), ["rank: no such option", "It is called lora.rank here"]),
         (("--quantization", "nf4"), ["quantization: no such option", "Did you mean model.quantization?"]),
