@@ -6,7 +6,7 @@ from finetune.processes.ranks import ranks
 from finetune.run.finish import end_stopped
 from finetune.run.observe import alarm, begin, observe, with_row
 from finetune.run.progress import progress_line
-from finetune.run.save import save
+from finetune.run.saving.save import save
 from finetune.run.scoring.score import is_settled
 from finetune.run.step import due, optimizer_step, remaining_batches, set_learning_rates
 from finetune.session import Progress, Session

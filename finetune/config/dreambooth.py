@@ -8,8 +8,15 @@ from finetune.config.facts import Count, Mark, NotNegative, Resume, Seed, Share,
 from finetune.config.lora import LoRAConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
-from finetune.config.outputs import OutputConfig
-from finetune.config.recipes import AdaptConfig, adapters, no_prior, no_whole_model
+from finetune.config.outputs import CheckpointConfig, OutputConfig
+from finetune.config.recipes import (
+    AdaptConfig,
+    adapters,
+    files_of_adapters,
+    no_prior,
+    no_small_files,
+    no_whole_model,
+)
 from finetune.config.sections import DataConfig, ModelConfig
 from finetune.config.train import TrainConfig, all_weights
 
@@ -104,16 +111,19 @@ def options_of_method(
     lora: LoRAConfig,
     prior: PriorConfig,
     output: OutputConfig,
+    checkpoint: CheckpointConfig,
 ) -> Iterator[str]:
     """Refuse what adapters or full training contradict."""
     if method == "full":
         yield from all_weights(model)
         yield from no_prior(mask)
+        yield from no_small_files(checkpoint)
         if lora != LoRAConfig():
             yield "lora: given with method full, which has no adapters. Remove the section or the method."
         return
     yield from adapters(optim, model, mask, lora)
     yield from no_whole_model(output)
+    yield from files_of_adapters(checkpoint, lora)
     if prior.kind == "prediction" and lora.init in ("pissa", "olora"):
         yield (
             f"prior.kind: got prediction with lora.init {lora.init}, which moves a part of the weights into "

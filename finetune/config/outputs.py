@@ -73,6 +73,9 @@ class CheckpointConfig:
     """Steps between two checkpoints; one is always written at the end and when the run is stopped."""
     keep: Count = 2
     """Newest checkpoints that stay on disk."""
+    export: bool = False
+    """Write the LoRA and the tokens of each checkpoint into its folder export, too, for diffusers and other programs.
+    The files are read again and compared with the trained weights; the model's output is compared at the end alone."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from finetune.config.evaluate import ScoringConfig
 from finetune.config.facts import Bound, Count, Decay, NotNegative, Positive, Resume, at_least
 from finetune.config.mask import MaskConfig
+from finetune.config.recipes import no_small_files
 from finetune.config.sections import CacheConfig, DataConfig, LoopConfig, ModelConfig
 from finetune.config.train import TrainConfig, all_weights
 
@@ -148,7 +149,7 @@ class PretrainConfig(TrainConfig):
 
     rules = (
         *(*TrainConfig.rules, all_weights, whole_images, stages_source, trains_text_encoder, whole_latents),
-        no_base_model,
+        *(no_base_model, no_small_files),
     )
 
 

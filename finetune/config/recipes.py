@@ -9,7 +9,7 @@ from finetune.config.facts import Count, Positive, Resume
 from finetune.config.lora import LoRAConfig
 from finetune.config.mask import MaskConfig
 from finetune.config.optim import OptimConfig
-from finetune.config.outputs import OutputConfig
+from finetune.config.outputs import CheckpointConfig, OutputConfig
 from finetune.config.sections import LoopConfig, ModelConfig
 from finetune.config.train import TrainConfig, all_weights
 
@@ -91,6 +91,27 @@ def no_whole_model(output: OutputConfig) -> Iterator[str]:
         )
 
 
+def no_small_files(checkpoint: CheckpointConfig) -> Iterator[str]:
+    """Refuse small files where whole weights are trained."""
+    if checkpoint.export:
+        yield (
+            "checkpoint.export: got true, but where all weights are trained a checkpoint has no small file. Remove it; "
+            "output.folder/export is written at the end, and evaluate.export chooses the step."
+        )
+
+
+def files_of_adapters(checkpoint: CheckpointConfig, lora: LoRAConfig) -> Iterator[str]:
+    """Refuse files of checkpoints that need the base model's weights."""
+    given = {"lora.kind": lora.kind, "lora.dora": lora.dora, "lora.init": lora.init}
+    written = {"lora.kind": ("lora",), "lora.dora": (False,), "lora.init": ("default", "gaussian", "orthogonal")}
+    for key, value in given.items():
+        if checkpoint.export and value not in written[key]:
+            yield (
+                f"checkpoint.export: got true with {key} {str(value).lower()}, whose files are written and compared "
+                "beside the base model's weights, at the end alone. Remove it, or train a plain LoRA."
+            )
+
+
 def adapters(optim: OptimConfig, model: ModelConfig, mask: MaskConfig, lora: LoRAConfig) -> Iterator[str]:
     """Refuse contradictions of adapters. Most concern starts that take a part out of the weights."""
     if lora.plus_ratio != 1 and optim.facts.finds_lr:
@@ -147,7 +168,7 @@ class LoRATrainConfig(AdaptConfig):
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)
 
-    rules = (*TrainConfig.rules, token_rates, prior_and_tokens, adapters, no_whole_model)
+    rules = (*TrainConfig.rules, token_rates, prior_and_tokens, adapters, no_whole_model, files_of_adapters)
 
 
 @dataclass(frozen=True)
@@ -185,4 +206,4 @@ class FullTrainConfig(AdaptConfig):
 
     full: FullConfig = field(default_factory=FullConfig)
 
-    rules = (*TrainConfig.rules, all_weights, no_prior)
+    rules = (*TrainConfig.rules, all_weights, no_prior, no_small_files)

@@ -2,7 +2,8 @@
 
 They are written aside, checksummed and renamed; nothing is unpickled. A checkpoint folder has `trained.safetensors`,
 `ema.safetensors` (if there is an average), `optimizer.pt` (tensors and numbers only, read with `weights_only`),
-`state.json`, `config.yaml`, and `manifest.json` with the size and SHA-256 of each.
+`state.json`, `config.yaml`, and `manifest.json` with the size and SHA-256 of each; with checkpoint.export also
+`export/`, for other programs.
 """
 
 import json
@@ -27,7 +28,7 @@ from finetune.run_folder.checkpoints import CheckpointState, complete_steps
 
 Content = TypeVar("Content")
 
-MANIFEST = "manifest.json"
+MANIFEST, EXPORT = "manifest.json", "export"
 STATE_KEYS = {"step", "window", "pending", "metrics_bytes", "base_loss", "elapsed_seconds", "scaler", "dataset"}
 STATE_KEYS |= {"base_sha256", "precision", "global_batch_size"}
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, EOFError)
@@ -45,10 +46,18 @@ class Checkpoint:
     state: CheckpointState
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, keep: int) -> Path:
+def save_checkpoint(
+    folder: Path,
+    checkpoint: Checkpoint,
+    config_text: str,
+    *,
+    keep: int,
+    write_export: Callable[[Path], object] | None = None,
+) -> Path:
     """Write `folder/step_NNNNNN`; remove later ones and all but the `keep` newest. Later ones were passed over as
-    damaged when the run resumed; counted, they would push sound ones out. Raises OSError with the path and size where
-    the disk refuses, ValueError where the weights are no longer finite."""
+    damaged when the run resumed; counted, they would push sound ones out. `write_export` writes files for other
+    programs into its folder export, which a resumed run does not need. Raises OSError with the path and size where the
+    disk refuses, ValueError where the weights are no longer finite."""
     step = checkpoint.state["step"]
     refuse_non_finite_weights(checkpoint)
     target = folder / f"step_{step:06d}"
@@ -72,7 +81,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config_text: str, *, k
             write(temporary / name)
         manifest = {name: size_and_sha256(temporary / name) for name in writers}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in temporary.iterdir():
+        if write_export is not None:
+            write_export(temporary / EXPORT)
+        for path in temporary.rglob("*"):
             sync(path)
         sync(temporary)
         give_usual_modes(temporary)

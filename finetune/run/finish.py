@@ -1,17 +1,12 @@
 """Leave a run's results: exported files, the report, and its status."""
 
-import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from finetune.data.class_images import trained, trained_captions
-from finetune.data.folders import folder_counts
 from finetune.evaluate.table import choice_lines
-from finetune.export.metadata import RunFacts, tag_counts
 from finetune.files import refuse_lost_folder, writing
 from finetune.methods.base import TrainedModel, TuningMethod, explaining_export
 from finetune.models.parts import PARTS, is_dropped
@@ -24,9 +19,11 @@ from finetune.report.rows import read_rows
 from finetune.report.run import write_report
 from finetune.report.validation import disagreement, summary
 from finetune.run.preview import all_previews
+from finetune.run.saving.adapter_files import exported_state
+from finetune.run.saving.facts import run_facts
 from finetune.run.scoring.records import scored_images
 from finetune.run.scoring.score import score_strengths
-from finetune.run.scoring.weights import exported_state, read_state
+from finetune.run.scoring.weights import read_state
 from finetune.run.threads import all_cores
 from finetune.run.weight_hashes import refuse_changed_files
 from finetune.run_folder.finished import write_status
@@ -178,7 +175,8 @@ def export(session: Session, exported: Exported, method: TuningMethod) -> dict[P
             module.to("cpu")
         for parameter in tuned.parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
             parameter.data = parameter.data.float()
-        facts = run_facts(session, exported)
+        hint = exported.strengths["reason"] if exported.strengths else None
+        facts = run_facts(session, exported.step, usage_hint=hint)
         trained_model = TrainedModel(
             run.family,
             run.source,
@@ -190,30 +188,6 @@ def export(session: Session, exported: Exported, method: TuningMethod) -> dict[P
             facts,
         )
         return method.export(trained_model, run.folder / "export")
-
-
-def run_facts(session: Session, exported: Exported) -> RunFacts:
-    """Return the run's facts for the metadata of exported files."""
-    run, manifest = session.run, session.run.manifest
-    counted = trained(manifest.records, session.data.held_out_indices)
-    return RunFacts(
-        base_sha256=session.model.base_sha256,
-        steps=exported.step,
-        epochs=math.ceil(exported.step * run.global_batch_size / counted.num_samples),
-        global_batch_size=run.global_batch_size,
-        num_train_images=sum(counted.instance.values()),
-        num_reg_images=sum(counted.of_class.values()),
-        image_repeats=counted.instance,
-        reg_image_repeats=counted.of_class,
-        dataset_location=manifest.title,
-        folders=folder_counts(manifest, session.data.held_out_indices),
-        dataset_fingerprint=manifest.fingerprint,
-        tags=tag_counts(trained_captions(manifest.records, session.data.held_out_indices)),
-        mixed_precision=run.accelerator.mixed_precision,  # pyright: ignore[reportArgumentType]  (device.py checked it)
-        started_at=run.started_at.timestamp(),
-        finished_at=datetime.now(UTC).timestamp(),
-        usage_hint=exported.strengths["reason"] if exported.strengths else None,
-    )
 
 
 def end_stopped(session: Session, step: int) -> NoReturn:

@@ -22,10 +22,11 @@ from finetune.files import refuse_lost_folder
 from finetune.optim.ema import load_trained_state
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.processes.ranks import ranks
+from finetune.run.saving.adapter_files import exported_state
 from finetune.run.scoring.base import base_weights, make_instruments, move
 from finetune.run.scoring.images import describe_grid, draw_grid
 from finetune.run.scoring.records import log_scores
-from finetune.run.scoring.weights import at_strength, exported_state, has_strengths, read_state, save_weights
+from finetune.run.scoring.weights import at_strength, has_strengths, read_state, save_weights
 from finetune.run.step import due
 from finetune.session import Progress, Session
 

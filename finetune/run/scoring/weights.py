@@ -6,19 +6,13 @@ from pathlib import Path
 from typing import cast
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from finetune.export.lora import KEY, lora_layers, save_diffusers_lora
-from finetune.export.lycoris import KEY as LYCORIS_KEY
-from finetune.export.lycoris import save_lycoris
 from finetune.export.single_file import write_tensors
-from finetune.export.tokens import save_tokens
-from finetune.methods.lora.adapters import adapter_layers, layer_scales
-from finetune.methods.tokens import token_embeddings
-from finetune.optim.build import evaluation_weights
+from finetune.methods.lora.adapters import adapter_layers
 from finetune.optim.ema import trained_state
+from finetune.run.saving.adapter_files import write_adapter_files
 from finetune.sampling.adapters import has_strength
 from finetune.session import Session
 
@@ -26,46 +20,15 @@ STATE_FILE = "state.safetensors"
 """All trained weights in float32 by parameter name; what a step is exported from."""
 
 
-def exported_state(session: Session) -> dict[str, Tensor]:
-    """Copy the weights of an export to the CPU in float32. They are averages if there are any."""
-    tuned = session.tuned
-    with contextlib.nullcontext() if tuned.ema else evaluation_weights(tuned.optimizer, session.run.config.optim):
-        weights = tuned.ema.settled() if tuned.ema else trained_state(tuned.network)
-        return {name: value.to("cpu", torch.float32, copy=True) for name, value in weights.items()}
-
-
 def save_weights(session: Session, state: Mapping[str, Tensor], step: int, folder: Path) -> None:
     """Write a scored step's weights, and files of adapters and tokens.
 
-    diffusers loads these. A whole model, and adapters that start from a part of its weights (pissa, olora), have no
-    small file; they are exported from the state.
+    A whole model, and adapters that start from a part of its weights (pissa, olora), have no small file; they are
+    exported from the state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(dict(state), {"step": str(step)}, folder / STATE_FILE)
-    run, network = session.run, session.tuned.network
-    embeddings = token_embeddings(network)
-    rows = {f"{name}.rows" for name in embeddings}
-    adapters = {name: value for name, value in state.items() if name not in rows}
-    if adapters and not session.model.alters_weights:
-        if all(KEY.fullmatch(name) for name in adapters):
-            save_diffusers_lora(run.family, session.components, lora_layers(adapters, layer_scales(network)), folder)
-        elif all(LYCORIS_KEY.fullmatch(name) for name in adapters):
-            save_lycoris(
-                *(run.family, session.components.denoiser, adapters, layer_scales(network)),
-                metadata={"ss_steps": str(step)},
-                dtype="fp32",
-                path=folder / f"{run.config.output.export_name}-{step:06d}.safetensors",
-            )
-    if embeddings:
-        save_token_files(session, state, folder)
-
-
-def save_token_files(session: Session, state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write the new tokens of a step."""
-    tokens = getattr(session.run.config, "tokens")  # noqa: B009  (recipes without tokens lack the section)
-    tables = [state[f"{name}.rows"].split(tokens.num_vectors) for name in token_embeddings(session.tuned.network)]
-    vectors = dict(zip(tokens.names, zip(*tables, strict=True), strict=True))
-    save_tokens(session.run.family, vectors, {name: {} for name in vectors}, folder / "embeddings")
+    write_adapter_files(session, state, step, folder)
 
 
 def read_state(network: nn.Module, folder: Path) -> dict[str, Tensor]:
