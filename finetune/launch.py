@@ -19,7 +19,7 @@ from finetune.out_of_memory import is_out_of_memory
 from finetune.planning.epochs import with_counted_steps, with_kept_steps
 from finetune.planning.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.planning.recipe import Config, Recipe, Stage
-from finetune.processes.launch_request import launcher, refuse_launch
+from finetune.processes.launch_request import launcher, refuse_launch, unread_config
 from finetune.processes.ranks import LostProcess, is_lost_connection, ranks
 from finetune.processes.run_log import open_run_log
 from finetune.processes.signals import end_on_signals, end_with_launcher
@@ -80,6 +80,8 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
         if None not in messages:
             return
         begin_log(planned[messages.index(None)])
+        if (note := unread_config(os.environ, program)) is not None:
+            say(f"note: {note}")
         manifest = manifest or recipe.manifest(config, kept_files())
         manifest = with_prompt_warnings(manifest, config)
         config, proposed = with_proposals(config, given, kept, manifest, launched_processes())

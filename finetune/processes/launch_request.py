@@ -4,6 +4,10 @@ process, and gradient accumulation of its own divides every gradient."""
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import yaml
 
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 """Always set by accelerate's launcher."""
@@ -28,6 +32,26 @@ def launcher() -> tuple[Mapping[str, str], list[str]]:
         return parent.environ(), parent.cmdline()
     except psutil.Error:
         return os.environ, []
+
+
+def unread_config(environment: Mapping[str, str], program: str) -> str | None:
+    """Return a note on an accelerate config that a start without `accelerate launch` leaves unread. None where there is
+    none, and where the precision is given in the environment."""
+    cache = Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    file = Path(environment.get("HF_HOME") or cache).expanduser() / "accelerate" / "default_config.yaml"
+    if PRECISION in environment or not file.is_file():
+        return None
+    try:
+        content = cast(object, yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = None
+    read = cast(dict[str, object], content) if isinstance(content, dict) else {}
+    named = ", ".join(f"{key} {read[key]}" for key in ("mixed_precision", "num_processes", "use_cpu") if key in read)
+    return (
+        f"accelerate config: {file} ({named or 'of accelerate config'}) is read by accelerate launch alone; here mixed "
+        f"precision is no, and processes are as they were started. To use it, run: accelerate launch -m {program} "
+        "OPTIONS."
+    )
 
 
 def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]) -> None:

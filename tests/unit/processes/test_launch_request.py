@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import default_yaml_config_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
-from finetune.processes.launch_request import refuse_launch
+from finetune.processes.launch_request import refuse_launch, unread_config
 
 CONFIGS = Path(__file__).parents[3] / "accelerate_configs"
 
@@ -43,3 +44,17 @@ def test_several_processes_of_which_one_was_started_are_refused(monkeypatch: pyt
     with pytest.raises(ValueError, match="num_processes: got 1 process"):
         refuse_launch(environment, {})
     refuse_launch(environment, {"MASTER_ADDR": "10.0.0.1"})  # set by the cluster, so it tells nothing
+
+
+def test_a_config_that_only_the_launcher_reads_is_named(tmp_path: Path) -> None:
+    environment = {"HF_HOME": str(tmp_path)}
+    assert unread_config(environment, "recipes.lora") is None
+    (tmp_path / "accelerate").mkdir()
+    file = tmp_path / "accelerate" / "default_config.yaml"
+    file.write_text("mixed_precision: bf16\nnum_processes: 2\n")
+    note = unread_config(environment, "recipes.lora") or ""
+    assert f"{file} (mixed_precision bf16, num_processes 2)" in note and "accelerate launch -m recipes.lora" in note
+    assert unread_config(environment | {"ACCELERATE_MIXED_PRECISION": "no"}, "recipes.lora") is None
+    file.write_text("a: [")
+    assert str(file) in (unread_config(environment, "recipes.lora") or "")
+    assert default_yaml_config_file.endswith("huggingface/accelerate/default_config.yaml")
