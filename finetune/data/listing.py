@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeGuard
 
-from finetune.data.captions.text import has_words, is_unicode
+from finetune.data.captions.text import TAG_WORDS, has_words, is_unicode
 from finetune.plurals import NUM_SHOWN, first_few
+
+LEAST_TAGS = 3
 
 Split = Literal["train", "validation"]
 
@@ -78,11 +80,16 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
     None. Blank strings do not count; anything else is noted."""
     flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
     captions: dict[str, None] = {}
+    if values and are_tags(values[0]):
+        findings.warn("lists of short texts, each of which is a caption to draw from; join tags of one caption", where)
     for item in flat:
         if item is None:
             continue
         if not isinstance(item, str):
-            findings.error("captions that are not text", f"{where} ({type(item).__name__})")
+            findings.error(
+                "captions that are not text; name a column of texts, or write the part that is the caption as one",
+                f"{where} ({described(item)})",
+            )
             return ()
         if "\0" in item or not is_unicode(item):
             findings.error("captions with NUL or broken Unicode", where)
@@ -96,6 +103,19 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
     elif any(isinstance(item, str) and not item.strip() for item in flat):
         findings.warn("images with a blank caption among others, which is left out", where)
     return tuple(captions)
+
+
+def described(value: object) -> str:
+    """Return the kind of a value that is not text, with the keys of an object."""
+    if not isinstance(value, Mapping):
+        return type(value).__name__
+    return f"an object with {first_few([str(key) for key in value]) or 'nothing'}"
+
+
+def are_tags(value: object) -> bool:
+    """Tell if a list of texts seems to be the tags of one caption."""
+    texts = [item for item in value if isinstance(item, str)] if isinstance(value, list | tuple) else []
+    return len(texts) >= LEAST_TAGS and all(len(text.split()) <= TAG_WORDS for text in texts)
 
 
 def read_entry(name: str, captions: tuple[str, ...], row: Mapping[str, object], findings: Findings) -> Entry:

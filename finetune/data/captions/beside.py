@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from finetune.data.captions.found import FoundCaptions, note_other, note_second
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
-from finetune.data.captions.tables import NotUnderstood, caption_values, parsed_json
+from finetune.data.captions.tables import NotUnderstood, caption_values, is_rated, parsed_json
 from finetune.data.captions.text import caption_text, in_fence
 from finetune.data.listing import Findings
 
@@ -101,10 +101,13 @@ def _json_texts(
         found.unusable[name] = str(error), owners
         return []
     try:
-        values = caption_values(parsed_json(text), reading.column)
+        content = parsed_json(text)
+        values = caption_values(content, reading.column)
     except NotUnderstood as error:
         found.puzzling[name] = str(error), owners
         return None
     except ValueError:
         return None
+    if values and is_rated(content):
+        findings.warn("ratings of a gallery beside the tags, which are no part of the caption", name)
     return None if values is None else usable_texts(values, name, findings)

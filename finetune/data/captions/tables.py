@@ -15,6 +15,7 @@ NAME_FIELDS = (
 )  # fmt: skip
 TEXT_FIELDS = ("caption", "text", "captions")
 TAG_FIELDS = ("tags", "tag_string")
+RATING = "rating"
 TRAINER_FIELDS = frozenset(("caption", "tags", "train_resolution"))
 """Fields of sd-scripts' metadata, where an image's tags follow its caption."""
 TELLING_FIELD = re.compile(
@@ -79,6 +80,12 @@ def caption_values(value: object, column: str) -> list[object] | None:
     return None
 
 
+def is_rated(value: object) -> bool:
+    """Tell if an object has a rating beside its tags or among their categories."""
+    tags = value.get("tags") if isinstance(value, Mapping) else None
+    return isinstance(value, Mapping) and (RATING in value or (isinstance(tags, Mapping) and RATING in tags))
+
+
 def joined_tags(value: Mapping[str, object]) -> object:
     """Join caption and tags in the order that sd-scripts trains on."""
     parts = [value.get("caption"), tags_text(value.get("tags"))]
@@ -86,7 +93,10 @@ def joined_tags(value: Mapping[str, object]) -> object:
 
 
 def tags_text(tags: object) -> object:
-    """Join tags into one caption. They are a list, lists by category, or words like long_hair in a text."""
+    """Join tags into one caption. They are a list, lists by category, or words like long_hair in a text. A rating among
+    the categories is not a tag."""
+    if isinstance(tags, Mapping):
+        tags = {kind: those for kind, those in tags.items() if str(kind).lower() != RATING}
     if isinstance(tags, list | Mapping):
         return ", ".join(dict.fromkeys(spaced(tag) for tag in texts_within(tags) if tag.strip()))
     if isinstance(tags, str) and "," not in tags and "_" in tags:

@@ -68,6 +68,31 @@ def test_captions_are_read_by_recipes_and_preparation(tmp_path: Path, name: str,
     assert both(tmp_path, {"x.png": P, name: content}) == {"x.png": (caption,)}
 
 
+@pytest.mark.parametrize(
+    ("content", "caption"),
+    [
+        ('{"tag_string": "1girl solo_focus", "rating": "s"}', "1girl, solo focus"),
+        ('{"tags": {"general": ["long_hair"], "rating": ["explicit"]}}', "long hair"),
+        ('{"tags": {"rating": "general", "character": ["zkw"]}, "rating": "g"}', "zkw"),
+    ],
+)
+def test_ratings_are_no_part_of_a_caption_and_it_is_said(tmp_path: Path, content: str, caption: str) -> None:
+    assert both(tmp_path, {"x.png": P, "x.png.json": content}) == {"x.png": (caption,)}
+    assert any("ratings" in text and "x.png.json" in text for text in read_manifest(str(tmp_path)).warnings)
+
+
+def test_objects_in_a_caption_column_are_named_and_lists_of_tags_are_said(tmp_path: Path) -> None:
+    row = {"file_name": "x.png", "text": {"short": "a cat", "long": "a cat on a mat"}}
+    message = mistakes(write(tmp_path / "object", {"x.png": P, "metadata.jsonl": listing(row)}))
+    assert "x.png (an object with short, long)" in message and "name a column of texts" in message
+    lists = {"tags": ["1girl", "long hair", "solo"], "captions": ["a cat sleeps on a red mat", "a cat", "mat"]}
+    for kind, texts in lists.items():
+        folder = write(tmp_path / kind, {"x.png": P, "metadata.jsonl": listing({"file_name": "x.png", "text": texts})})
+        manifest = read_manifest(str(folder))
+        assert captions(manifest) == {"x.png": tuple(texts)}
+        assert any("lists of short texts" in text for text in manifest.warnings) == (kind == "tags")
+
+
 def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
     assert both(tmp_path / "text", {f"{apart}.png": P, f"{composed}.txt": "a cup"}) == {f"{apart}.png": ("a cup",)}
