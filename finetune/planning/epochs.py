@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from finetune.config.parse.dump import read_options, with_options
 from finetune.config.parse.recipe_options import EPOCHS, STEPS, WARMUP, shortened_warmup
-from finetune.config.train import unfit_for_steps
+from finetune.config.train import TrainConfig, unfit_for_steps
 from finetune.planning.advice import DatasetFacts
 from finetune.planning.proposal import Config, continued_config, read_facts
 from finetune.plurals import plural
@@ -66,7 +66,7 @@ def steps_of(epochs: float, facts: DatasetFacts) -> int:
     return max(1, math.ceil(round(epochs * facts.entries_per_pass / own_per_step, 6)))
 
 
-def refuse_both(config: Config, given: Collection[str], steps: int, reason: str) -> None:
+def refuse_both(config: TrainConfig, given: Collection[str], steps: int, reason: str) -> None:
     """Refuse steps beside epochs that are other steps."""
     if STEPS in given and config.train.steps != steps:
         raise ValueError(
