@@ -61,7 +61,7 @@ def train(
         encoding="utf-8",
         errors="replace",
     )
-    with forwarding_end(child):
+    with forwarding_signals(child):
         said = follow(child)
     if child.returncode not in (0, EXIT_CODE):
         raise RuntimeError(f"{chosen} ended with exit code {child.returncode}.\n{said}".rstrip())
@@ -111,15 +111,17 @@ def follow(child: "subprocess.Popen[str]") -> str:
 
 
 @contextmanager
-def forwarding_end(child: "subprocess.Popen[str]") -> Iterator[None]:
-    """Pass SIGTERM on in a process that a launcher started, which then waits until the run is saved. The notebook's own
+def forwarding_signals(child: "subprocess.Popen[str]") -> Iterator[None]:
+    """Pass signals on in a process that a launcher started, which then waits until the run is saved. The notebook's own
     process keeps its handlers."""
     is_launched = multiprocessing.parent_process() is not None or "TORCHELASTIC_RUN_ID" in os.environ
     if not is_launched or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: Any = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(signal.SIGTERM))
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before: list[Any] = [signal.signal(number, lambda given, frame: child.send_signal(given)) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

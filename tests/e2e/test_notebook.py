@@ -69,25 +69,50 @@ def test_an_interrupt_saves_and_the_same_call_continues(tiny_run: Options, capsy
     assert f"at step {step} of {step + 1}" in capsys.readouterr().out and (folder / "run.json").exists()
 
 
-def test_it_trains_on_two_processes_of_the_notebook_launcher(tiny_run: Options, tmp_path: Path) -> None:
-    config = sections(tiny_run | {"train.steps": 2, "data.folder": str(tiny_run["data.folder"])})
-    script = tmp_path / "cells.py"
+CELLS = """
+import json, os, pathlib, signal, sys, threading, time
+from accelerate import notebook_launcher
+from finetune.notebook import train
+
+config, folder, ports = json.loads({config!r}), pathlib.Path({folder!r}), {ports}
+
+def interrupt():
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    notebook_launcher(lambda: train(config), num_processes=2, use_port=ports[0])
+except Exception as error:  # of torch's launcher
+    print("the cell ended by", type(error).__name__)
+(saved,) = (folder / "checkpoints").glob("step_*")
+config["train"]["steps"] = int(saved.name.removeprefix("step_")) + 1
+notebook_launcher(lambda: train(config), num_processes=2, use_port=ports[1])
+assert sys.argv == [__file__]
+print("ended after", config["train"]["steps"])
+"""
+
+
+def free_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    script.write_text(
-        "import json, sys\n"
-        "from accelerate import notebook_launcher\n"
-        "from finetune.notebook import train\n"
-        f"config = json.loads({json.dumps(json.dumps(config, default=str))})\n"
-        f"notebook_launcher(lambda: train(config), num_processes=2, use_port='{port}')\n"
-        "assert sys.argv == [__file__]\n"
-        "print('the cell ended')\n"
-    )
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_the_notebook_launcher_trains_on_two_processes_and_an_interrupt_saves(
+    tiny_run: Options, tmp_path: Path
+) -> None:
+    config = json.dumps(sections(tiny_run | {"train.steps": 500, "checkpoint.every": 500}), default=str)
+    script, ports = tmp_path / "cells.py", [free_port(), free_port()]
+    script.write_text(CELLS.format(config=config, folder=str(tmp_path / "out"), ports=ports))
     output = succeeded([str(script)], ACCELERATE_USE_CPU="true", PYTHONPATH=str(ROOT))
-    assert "2 processes on" in output and "the cell ended" in output
-    assert (tmp_path / "out" / "run.json").exists() and len(metrics(tmp_path / "out")) == 2
+    assert "2 processes on" in output and "the cell ended by SignalException" in output
+    assert "Resuming from" in output and f"ended after {len(metrics(tmp_path / 'out'))}" in output
+    assert (tmp_path / "out" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_the_cells_of_the_example_run(tmp_path: Path) -> None:
     book = json.loads(NOTEBOOK.read_text())
     cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
