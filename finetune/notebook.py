@@ -2,7 +2,7 @@
 
     from finetune.notebook import train
 
-    folder = train("sd15_lora_style", model={"source": MODEL}, data={"folder": IMAGES}, output={"folder": "runs/ink"})
+    folder = train("demo", model={"source": MODEL}, data={"folder": IMAGES}, output={"folder": "runs/ink"})
 
 The notebook's own process keeps its signal handlers, `sys.argv` and memory, and the device is free after the run.
 """
