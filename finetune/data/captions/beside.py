@@ -109,5 +109,5 @@ def _json_texts(
     except ValueError:
         return None
     if values and is_rated(content):
-        findings.warn("ratings of a gallery beside the tags, which are no part of the caption", name)
+        findings.warn("ratings of a gallery beside the tags, which are not part of the caption", name)
     return None if values is None else usable_texts(values, name, findings)

@@ -76,7 +76,7 @@ def test_captions_are_read_by_recipes_and_preparation(tmp_path: Path, name: str,
         ('{"tags": {"rating": "general", "character": ["zkw"]}, "rating": "g"}', "zkw"),
     ],
 )
-def test_ratings_are_no_part_of_a_caption_and_it_is_said(tmp_path: Path, content: str, caption: str) -> None:
+def test_ratings_are_not_part_of_a_caption_and_it_is_said(tmp_path: Path, content: str, caption: str) -> None:
     assert both(tmp_path, {"x.png": P, "x.png.json": content}) == {"x.png": (caption,)}
     assert any("ratings" in text and "x.png.json" in text for text in read_manifest(str(tmp_path)).warnings)
 
