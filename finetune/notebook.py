@@ -112,8 +112,8 @@ def follow(child: "subprocess.Popen[str]") -> str:
 
 @contextmanager
 def forwarding_signals(child: "subprocess.Popen[str]") -> Iterator[None]:
-    """Pass signals on in a process that a launcher started, which then waits until the run is saved. The notebook's own
-    process keeps its handlers."""
+    """Pass signals on in a process that a launcher started. It waits until the run is saved. The notebook's own process
+    keeps its handlers."""
     is_launched = multiprocessing.parent_process() is not None or "TORCHELASTIC_RUN_ID" in os.environ
     if not is_launched or threading.current_thread() is not threading.main_thread():
         yield

@@ -75,7 +75,7 @@ def masks_of_folders(data: DataConfig, mask: MaskConfig) -> Iterator[str]:
 
 
 def length(train: LoopConfig, optim: OptimConfig, evaluate: ScoringConfig) -> Iterator[str]:
-    """Refuse what does not fit the steps, where they are known before the dataset is read."""
+    """Refuse what does not fit the steps. Epochs wait for the dataset."""
     if train.epochs is None:
         yield from unfit_for_steps(train, optim, evaluate)
 

@@ -106,14 +106,14 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
 
 
 def described(value: object) -> str:
-    """Return the kind of a value that is not text, with the keys of an object."""
+    """Describe a value that is not text. An object has keys."""
     if not isinstance(value, Mapping):
         return type(value).__name__
     return f"an object with {first_few([str(key) for key in value]) or 'nothing'}"
 
 
 def are_tags(value: object) -> bool:
-    """Tell if a list of texts seems to be the tags of one caption."""
+    """Tell if a list seems to be the tags of one caption."""
     texts = [item for item in value if isinstance(item, str)] if isinstance(value, list | tuple) else []
     return len(texts) >= LEAST_TAGS and all(len(text.split()) <= TAG_WORDS for text in texts)
 

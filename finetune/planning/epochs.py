@@ -1,4 +1,4 @@
-"""Steps of train.epochs: kept from the run that is continued, else counted in the dataset; torch-free."""
+"""Steps of train.epochs, kept from a continued run or counted; torch-free."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def with_kept_steps(config: Config, given: Collection[str]) -> tuple[Config, str | None]:
-    """Add the steps of the run that is continued with the same epochs; also return a line to print. The line is None
-    where the dataset has to be counted. So a run is as long as it was, on any number of processes."""
+    """Add the steps of a run that continues with the same epochs. Also return a line to print, which is None where the
+    dataset has to be counted. So a run is as long as it was, on any number of processes."""
     epochs, saved = config.train.epochs, continued_config(config)
     if epochs is None or saved is None:
         return config, None

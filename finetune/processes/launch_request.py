@@ -35,8 +35,8 @@ def launcher() -> tuple[Mapping[str, str], list[str]]:
 
 
 def unread_config(environment: Mapping[str, str], program: str) -> str | None:
-    """Return a note on an accelerate config that a start without `accelerate launch` leaves unread. None where there is
-    none, and where the precision is given in the environment."""
+    """Return a note on an unread accelerate config. Only `accelerate launch` reads it. None without one, and where the
+    precision is given in the environment."""
     cache = Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     file = Path(environment.get("HF_HOME") or cache).expanduser() / "accelerate" / "default_config.yaml"
     if PRECISION in environment or not file.is_file():

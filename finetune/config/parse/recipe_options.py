@@ -52,7 +52,7 @@ def parse_recipe(
 def one_length(
     config: Config, given: frozenset[str], flags: Collection[str], say: Callable[[str], None]
 ) -> tuple[Config, frozenset[str]]:
-    """Let a flag of the run's length replace the file's, whether it is in steps or epochs."""
+    """Let a flag of the run's length replace the file's."""
     used = as_flat(config)
     if used[EPOCHS] is None or not {STEPS, EPOCHS} <= given or (STEPS in flags) == (EPOCHS in flags):
         return config, given

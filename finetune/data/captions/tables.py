@@ -81,7 +81,7 @@ def caption_values(value: object, column: str) -> list[object] | None:
 
 
 def is_rated(value: object) -> bool:
-    """Tell if an object has a rating beside its tags or among their categories."""
+    """Tell if an object has a rating beside or among its tags."""
     tags = value.get("tags") if isinstance(value, Mapping) else None
     return isinstance(value, Mapping) and (RATING in value or (isinstance(tags, Mapping) and RATING in tags))
 

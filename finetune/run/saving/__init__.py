@@ -1,1 +1,1 @@
-"""Checkpoints of a run, with the files of adapters and tokens beside them."""
+"""Checkpoints of a run, with files of adapters and tokens."""

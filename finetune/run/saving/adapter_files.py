@@ -1,4 +1,4 @@
-"""Files of adapters and tokens while a run trains, read again and compared."""
+"""Files of adapters and tokens of a training run, compared."""
 
 import contextlib
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ def exported_state(session: Session) -> dict[str, Tensor]:
 
 
 def write_adapter_files(session: Session, state: Mapping[str, Tensor], step: int, folder: Path) -> float:
-    """Write the small files of a step; return the largest relative difference of a LoRA layer that was read again.
+    """Write the small files of a step; return the largest relative difference.
 
     LoRA has diffusers' file and the single file of other programs, LoHa and LoKr have the latter, tokens a folder.
-    Raises ValueError where a file does not hold what was trained.
+    LoRA layers are read again for the difference. Raises ValueError where a file does not hold what was trained.
     """
     run, network = session.run, session.tuned.network
     embeddings = token_embeddings(network)
@@ -60,7 +60,7 @@ def write_adapter_files(session: Session, state: Mapping[str, Tensor], step: int
 
 
 def write_lora(session: Session, layers: list[LoRALayer], step: int, path: Path) -> float:
-    """Write LoRA for diffusers, and as one file unless it is DoRA, which other programs read differently. Layers are
+    """Write LoRA for diffusers, and as one file. DoRA has none, since other programs read it differently. Layers are
     compared by their changes of the weights, without the base model."""
     run, dtype = session.run, session.run.config.output.dtype
     file = save_diffusers_lora(run.family, session.components, layers, path.parent)

@@ -36,7 +36,7 @@ def save(session: Session, progress: Progress) -> None:
 
 
 def write_files(session: Session, state: Mapping[str, Tensor], step: int, folder: Path) -> None:
-    """Write files for other programs beside a checkpoint, and print how exact they are."""
+    """Write a checkpoint's files for other programs; print how exact they are."""
     largest = write_adapter_files(session, state, step, folder)
     session.run.say(
         f"step_{step:06d}/export: read again, no layer's change differs by more than {largest:.1e} relative."

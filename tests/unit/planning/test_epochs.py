@@ -16,7 +16,7 @@ NEEDED = ("--model.source", "model", "--data.folder", "images")
 def settled(
     folder: Path, *words: str, num: int = 30, processes: int = 1, say: Callable[[str], None] = print
 ) -> LoRATrainConfig:
-    """Return the config of a command whose run is in a folder, with its steps."""
+    """Return a command's config with its steps."""
     arguments = [*NEEDED, "--output.folder", str(folder), *words]
     config, given = parse_recipe(LoRATrainConfig, arguments, "recipes.lora", say)
     config, line = with_kept_steps(config, given)
