@@ -1,263 +1,173 @@
 """The methods compared at one step budget, on the shipped model.
 
-    python benchmarks/methods.py --data ../shared/data --work runs/methods [--part style] [--steps 300] [--only lora]
+    python benchmarks/methods.py --data ../shared/data --work runs/methods [--part style] [--only lora]
+        [--diffusers_examples diffusers/examples] [--quick]
 
-Every method of benchmarks/method_list.py is its recipe, run as a process with one list of options. What is trained and
-drawn stays in `--work`, so the same command continues after an interruption and prints the tables from what is
-there; benchmarks/style_statistics.py computes the figures from images alone.
+Every method of benchmarks/adaptation/methods.py is its recipe, run as a process. `--work` keeps what is drawn, so the
+same command continues after an interruption, and prints the tables from what is there. The numbers of runs and images
+are printed first. The whole is 44 runs of 200 steps (style), 8 of diffusers' script of 200 or 800 steps, and 21 of 100
+steps (subject), with 14,900 images: about 2 h 50 min on two quiet cores of an Intel Xeon with AMX, where a step takes
+0.35 s, a run 15 s more, and an image 0.18 s. `--quick` tries every part in minutes; its figures mean nothing.
 
-Style: three sets of 60 pictograms (style_line, style_blob, style_glyph) train a method each. Prompts are concepts that
-the base model draws so that their shape is nearest to their own reference of all, and whose words are in no
-caption of the three sets.
+Style: four sets of 60 images (style_line, style_glyph, style_blob, style_freehand) train each method, with captions
+"CONCEPT, zqx style". Fifty concepts that the base model draws well, and whose words are in no caption, are drawn in
+that phrase at several steps of each run, and by LoRA at several strengths. `lora` has `--seeds` runs, others one.
 
-* distance: of the images to the style set in fixed statistics, as the base model's -> the adapted one's, and
-  the ratio of the two; at most half is wanted. Below the base model stand distances without any model: of two
-  random halves of the set (chance); of images of the same things in the base's set and in this one (style alone);
-  and, both in the base's set, of images of the prompts' things and of this set's (things alone). Where the last is
-  as large as the others, these statistics see which things a set shows, and little of its style.
-* nearer, tenth: share of images nearer in shape to their concept than the median reference, and of those whose
-  concept is among the nearest tenth; 0.5 and 0.1 by chance.
+* distance: of the images to the set in fixed statistics (benchmarks/adaptation/statistics.py), which no training and no
+  choice of a checkpoint uses. 1 is the distance of the base model under the same prompts; "the set itself" has that of
+  two random halves of it, the floor.
+* kept: how often the drawn concept is first, or among the first five, of the fifty, by the icons of other styles
+  (benchmarks/adaptation/concepts.py). 1 is as often as the base model's for the concept alone. "The set itself" has
+  the set's true images of concepts that have icons, each among 49 others: what the measure sees of that style.
+* images until: those seen until the distance is 0.25 at most, with 0.8 kept of the first five.
+* `--work`/curves.png: kept against distance, a line per method through its steps, dotted through strengths.
+* diffusers' script (`--diffusers_examples`, a folder of its repository): equal images, batch and steps, at its default
+  rate and rank (1e-4, 4), which also trains for longer, and at those of `lora`.
 
-Subject: five views (shifted, turned, on coloured paper) of a pictogram in another colour than the model knows it in,
-under a rare word and its class; three subjects, every seed of `--seeds`.
+The rate falls to 0 over the steps of a run, so an early point is not what a shorter run would reach.
 
-* likeness: of images of the rare word and class to the nearest view; 1 equals it, 0 is as far as unrelated pictograms
-  are, as the base model's (which takes the rare word as it comes) -> the adapted one's.
+Subject: five views (shifted, turned, on coloured paper) of an icon in another colour than the model knows it in, under
+a rare word and its class; three subjects.
+
+* likeness: of images of the rare word and class to the nearest view; 1 equals it, 0 is as far as unrelated icons are,
+  as the base model's -> the adapted one's.
 * class likeness: the same for the class alone; it is to stay what it was.
 * drift: how far images of the class alone and of other concepts moved from the base model's of the same seeds.
 
-Figures of seeds stand as mean +- half their spread.
+Figures of several seeds have half their range after "+-".
 """
 
 import argparse
-import json
-import random
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools, which is not installed
 
-import numpy as np
-from diffusers.utils import logging
-from method_list import STYLE, SUBJECT, Method
-from method_runs import Sampling, drawn, train
-from PIL import Image, ImageChops
-from quality.features import unit_distance
-from style_statistics import (
-    concept_figures,
-    distances,
-    drift,
-    halves_distance,
-    likeness,
-    shapes,
-    style_distance,
-)
+from adaptation.concepts import choose_concepts
+from adaptation.diffusers_script import Script, scripts_of
+from adaptation.images import read_set
+from adaptation.methods import STYLE, SUBJECT, Method
+from adaptation.report import columns, curve_table, save_curves, until_table
+from adaptation.runs import Point
+from adaptation.style import StyleTrial, style_jobs, style_rows
+from adaptation.subject import HEAD, OTHERS, SUBJECTS, subject_jobs, subject_rows
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
-from finetune.files import new_folder
 from finetune.launch import quiet_libraries
-from tools.colours import recoloured
 
-STYLE_SETS = ("style_line", "style_blob", "style_glyph")
-SUBJECTS = {"backpack": ("red", "green"), "umbrella": ("purple", "orange"), "teapot": ("red", "blue")}
-"""Class, and the colour turned into another."""
-VIEWS = (
-    (0, 0, 0, "#ffffff"),
-    (5, -3, 12, "#dfeaff"),
-    (-6, 2, -15, "#fff0c8"),
-    (3, 6, 8, "#e4f5dd"),
-    (-2, -6, -8, "#f3e0f4"),
-)
-"""Shift in pixels to the right and down, turn in degrees, paper."""
-OTHERS = ("red apple", "alarm clock", "sailboat", "rocket", "guitar", "tropical fish")
-Table = list[tuple[str, ...]]
-CaptionedImages = tuple[list[str], np.ndarray]
-"""Captions, and the image [N H W 3] in [0, 1] of each."""
+STYLE_SETS = ("style_line", "style_glyph", "style_blob", "style_freehand")
+LONGER = (400, 800)
+"""Further steps of diffusers' script at its default rate."""
+QUICK = {
+    "at": [2, 4], "concepts": 6, "sampling_steps": 3, "sets": STYLE_SETS[:1], "subjects": ("umbrella",),
+    "strengths": [0.65], "seeds": 1, "subject_steps": 4, "longer": [6],
+}  # fmt: skip
+SECONDS = {"run": 15.0, "step": 0.35, "image": 0.012}
+"""On two quiet cores: the start and end of a run, a step, a denoising step of an image."""
 
 
-def read_set(folder: Path) -> CaptionedImages:
-    """Return the set in a folder with its metadata.jsonl."""
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
-    images = [np.asarray(Image.open(folder / row["file_name"]).convert("RGB").resize((64, 64))) for row in rows]
-    return [row["text"] for row in rows], np.stack(images) / 255.0
+def arguments() -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    methods = sorted({method.name for method in (*STYLE, *SUBJECT)})
+    parser.add_argument("--data", type=Path, required=True, help="folder with icons and the style sets")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--part", choices=("style", "subject"), help="one part alone")
+    parser.add_argument("--only", nargs="+", choices=methods, default=methods, help="these methods")
+    parser.add_argument("--sets", nargs="+", choices=STYLE_SETS, default=STYLE_SETS)
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=tuple(SUBJECTS))
+    parser.add_argument("--at", type=int, nargs="+", default=[25, 50, 100, 150, 200], help="steps that are drawn")
+    parser.add_argument("--strengths", type=float, nargs="*", default=[0.5, 0.65, 0.8], help="beside 1, of lora")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of lora on each set (3)")
+    parser.add_argument("--subject_steps", type=int, default=100)
+    parser.add_argument("--concepts", type=int, default=50)
+    parser.add_argument("--images", type=int, default=1, help="of each concept; of a subject's prompt four times (1)")
+    parser.add_argument("--sampling_steps", type=int, default=15)
+    parser.add_argument("--diffusers_examples", type=Path, help="folder examples of a diffusers checkout")
+    parser.add_argument("--longer", type=int, nargs="*", default=LONGER, help="further steps of diffusers' defaults")
+    parser.add_argument("--quick", action="store_true", help="tiny numbers, where these are not given")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**QUICK)
+    options = parser.parse_args()
+    if options.at != sorted(set(options.at)) or any(step < 1 or step % options.at[0] for step in options.at):
+        parser.error(f"--at: got {options.at}, expected rising multiples of the first, e.g. 25 50 100.")
+    if any(step % options.at[0] for step in options.longer):
+        parser.error(f"--longer: got {options.longer}, expected multiples of {options.at[0]}, the first of --at.")
+    if options.concepts < 2 or options.seeds < 1:
+        parser.error("--concepts, --seeds: expected at least 2 concepts and 1 seed.")
+    return options
 
 
-def known_concepts(
-    data: Path, base: CaptionedImages, work: Path, num: int, sampling: Sampling
-) -> tuple[list[str], np.ndarray]:
-    """Return up to `num` known captions, and references [num H W 3]."""
-    captions, images = base
-    taken = {word for name in STYLE_SETS for caption in read_set(data / name)[0] for word in caption.split()}
-    free = [number for number, caption in enumerate(captions) if taken.isdisjoint(caption.split())]
-    chosen = random.Random(0).sample(free, min(2 * num, len(free)))
-    first = Sampling(1, sampling.steps)
-    made = drawn(work / "untouched-candidates", [captions[number] for number in chosen], first, None)
-    nearest = distances(shapes(made), shapes(images[chosen])).argmin(1)
-    known = [number for place, number in enumerate(chosen) if nearest[place] == place][:num]
-    return [captions[number] for number in known], images[known]
+def print_expected(what: str, runs: Sequence[tuple[int, int]], sampling_steps: int) -> None:
+    """Print the numbers of runs and images.
 
-
-def style_table(
-    data: Path, work: Path, sets: Sequence[str], methods: Sequence[Method], steps: int, seed: int, sampling: Sampling
-) -> Table:
-    """Train what is missing and return the rows of the style part."""
-    base_set = read_set(data / "emoji_base")
-    concepts, references = known_concepts(data, base_set, work, 32, sampling)
-    repeated = np.concatenate([references] * sampling.num_seeds)
-    before = drawn(work / "untouched-style", concepts, sampling, None)
-    rows: Table = [("style", "method", "distance", "ratio", "colours", "edges", "saturation", "nearer", "tenth")]
-    for name in sets:
-        captions, own = read_set(data / name)
-        base, known = style_distance(before, own), concept_figures(before, repeated)
-        rows.append((name, "untouched", f"{base['total']:.3f}", "1.00", *style_cells(base, known)))
-        for label, value in yardsticks(base_set, (captions, own), references):
-            rows.append((name, label, f"{value:.3f}", f"{value / base['total']:.2f}"))
-        for method in methods:
-            folder = trained(work, method, data / name, "", steps, seed)
-            if folder is None:
-                rows.append((name, method.name, "failed"))
-                continue
-            prompts = [method.template.format(caption=concept) for concept in concepts]
-            after = drawn(folder, prompts, sampling, folder / "run" / "export")
-            found = style_distance(after, own)
-            ratio = found["total"] / base["total"]
-            cells = style_cells(found, concept_figures(after, repeated))
-            rows.append((name, method.name, f"{base['total']:.3f} -> {found['total']:.3f}", f"{ratio:.2f}", *cells))
-    return rows
-
-
-def yardsticks(base: CaptionedImages, style: CaptionedImages, references: np.ndarray) -> list[tuple[str, float]]:
-    """Measure distances to a style dataset without any model.
-
-    They are by chance, by the style alone, and by the things alone: as the base dataset shows those of the prompts,
-    `references` [N H W 3], and those of the style dataset.
+    Each run is given as its steps and images.
     """
-    shared = sorted(set(base[0]) & set(style[0]))
-    in_base, in_style = (images[[captions.index(caption) for caption in shared]] for captions, images in (base, style))
-    return [
-        ("halves of the set", halves_distance(style[1])),
-        ("style alone", style_distance(in_base, in_style)["total"]),
-        ("things alone", style_distance(references, in_base)["total"]),
-    ]
+    steps, images = (sum(run[place] for run in runs) for place in (0, 1))
+    seconds = len(runs) * SECONDS["run"] + steps * SECONDS["step"] + images * sampling_steps * SECONDS["image"]
+    print(
+        f"{what}: {len(runs)} runs, {steps:,} steps, {images:,} images; about {seconds / 60:.0f} minutes on two quiet "
+        "cores.",
+        flush=True,
+    )
 
 
-def style_cells(found: dict[str, float], concept: dict[str, float]) -> tuple[str, ...]:
-    """Return the parts of the distance and the concepts' figures as text."""
-    return tuple(f"{value:.3f}" for value in (found["colours"], found["edges"], found["saturation"], *concept.values()))
+def style_part(options: argparse.Namespace, methods: Sequence[Method], scripts: Sequence[Script]) -> None:
+    """Run and print the style part."""
+    data, work, points = options.data.absolute(), options.work.absolute(), tuple(map(Point, options.at))
+    jobs = {
+        name: [style_jobs(data, name, method, points, options.strengths, options.seeds) for method in methods]
+        for name in options.sets
+    }
+    per_point = options.concepts * options.images
+    every = [job for of_set in jobs.values() for of_method in of_set for job in of_method]
+    runs = [(job.steps, len(job.points) * per_point) for job in every]
+    runs += [(each.points[-1].step, len(each.points) * per_point) for each in scripts] * len(options.sets)
+    print_expected("style", runs, options.sampling_steps)
+    if not scripts:
+        print("style: without diffusers' script; --diffusers_examples was not given.", flush=True)
+    captions = [caption for name in STYLE_SETS for caption in read_set(data / name)[0]]
+    concepts = choose_concepts(data / "icons", captions, work, options.concepts, options.sampling_steps)
+    print(f"style: concepts {', '.join(concepts.names)}", flush=True)
+    trial = StyleTrial(data, data / "icons", work, concepts, jobs, scripts, options.sampling_steps, options.images)
+    rows = [row for name in options.sets for row in style_rows(trial, name)]
+    print(f"\nstyle, {options.at[-1]} steps\n{columns(curve_table(rows))}\n")
+    print(
+        f"images until a quarter of the distance is left, with .8 kept of the first five\n{columns(until_table(rows))}"
+    )
+    save_curves(rows, work / "curves.png")
+    print(f"curves: {work / 'curves.png'}\n", flush=True)
 
 
-def subject_table(
-    data: Path,
-    work: Path,
-    classes: Sequence[str],
-    methods: Sequence[Method],
-    steps: int,
-    seeds: Sequence[int],
-    sampling: Sampling,
-) -> Table:
-    """Train what is missing and return the rows of the subject part."""
-    captions, images = read_set(data / "emoji_base")
-    unit = unit_distance(images[:200])
-    rows: Table = [("subject", "method", "likeness", "class likeness", "class drift", "drift of others")]
-    for caption in classes:
-        image = images[captions.index(caption)]
-        folder = write_views(work / "subjects" / caption, image, caption, *SUBJECTS[caption])
-        views = read_set(folder)[1]
-        for method in methods:
-            prompts = [method.template.format(caption=caption), caption, *OTHERS]
-            before = by_prompt(drawn(work / f"untouched-{caption}-{method.name}", prompts, sampling, None), prompts)
-            found = []
-            for seed in seeds:
-                run = trained(work, method, folder, caption, steps, seed)
-                if run is None:
-                    break
-                after = by_prompt(drawn(run, prompts, sampling, run / "run" / "export"), prompts)
-                others = [drift(after[prompt], before[prompt], unit) for prompt in OTHERS]
-                own, kept = likeness(after[prompts[0]], views, unit), likeness(after[caption], views, unit)
-                found.append((own, kept, drift(after[caption], before[caption], unit), float(np.mean(others))))
-            if len(found) < len(seeds):
-                rows.append((caption, method.name, "failed"))
-                continue
-            first, second, *drifts = zip(*found, strict=True)
-            start = [likeness(before[prompt], views, unit) for prompt in prompts[:2]]
-            cells = [f"{start[0]:.2f} -> {spread(first)}", f"{start[1]:.2f} -> {spread(second)}", *map(spread, drifts)]
-            rows.append((caption, method.name, *cells))
-    return rows
-
-
-def by_prompt(images: np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the images of each prompt, one per seed."""
-    return {prompt: images[place :: len(prompts)] for place, prompt in enumerate(prompts)}
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean and half the range as text."""
-    return f"{np.mean(values):.2f} +- {(max(values) - min(values)) / 2:.2f}"
-
-
-def write_views(folder: Path, image: np.ndarray, caption: str, old: str, new: str) -> Path:
-    """Write recoloured views of a pictogram [H W 3].
-
-    Colour `old` is turned to `new`; the caption of each is its class.
-    """
-    if folder.exists():
-        return folder
-    subject = recoloured(Image.fromarray((image * 255).astype(np.uint8)), old, new)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with new_folder(folder) as unfinished:
-        rows = []
-        for number, (right, down, turn, paper) in enumerate(VIEWS):
-            moved = subject.rotate(turn, Image.Resampling.BICUBIC, translate=(right, down), fillcolor="white")
-            ImageChops.multiply(moved, Image.new("RGB", moved.size, paper)).save(unfinished / f"{number}.png")
-            rows.append(json.dumps({"file_name": f"{number}.png", "text": caption}))
-        (unfinished / "metadata.jsonl").write_text("\n".join(rows) + "\n")
-    return folder
-
-
-def trained(work: Path, method: Method, data: Path, caption: str, steps: int, seed: int) -> Path | None:
-    """Return the folder of the method's run; None where it failed."""
-    try:
-        return train(work, method, data, caption, steps, seed)
-    except subprocess.CalledProcessError as error:
-        print(f"{method.part} {method.name} on {data.name}: the recipe ended with {error.returncode}; see its log.")
-        return None
-
-
-def shown(rows: Table) -> str:
-    """Return the rows in columns."""
-    widths = [max(len(row[place]) for row in rows if place < len(row)) for place in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
+def subject_part(options: argparse.Namespace, methods: Sequence[Method]) -> None:
+    """Run and print the subject part."""
+    data, work, num_seeds = options.data.absolute(), options.work.absolute(), 4 * options.images
+    jobs = {name: subject_jobs(work, name, methods, options.subject_steps) for name in options.subjects}
+    images = num_seeds * (len(OTHERS) + 2)
+    runs = [(job.steps, images) for of_subject in jobs.values() for job in of_subject]
+    print_expected("subject", runs, options.sampling_steps)
+    rows = [HEAD]
+    for name, of_subject in jobs.items():
+        rows += subject_rows(data / "icons", work, name, of_subject, options.sampling_steps, num_seeds)
+    print(f"\nsubject, {options.subject_steps} steps\n{columns(rows)}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with emoji_base and the style sets")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--part", choices=("style", "subject"), help="one part alone")
-    parser.add_argument("--steps", type=int, default=300, help="of every run (300)")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the subject's runs; style takes the first"
-    )
-    parser.add_argument("--sets", nargs="+", choices=STYLE_SETS, default=STYLE_SETS, help="of the style part")
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=tuple(SUBJECTS))
-    parser.add_argument("--only", nargs="+", choices=sorted({method.name for method in (*STYLE, *SUBJECT)}))
-    parser.add_argument("--num_pictures", type=int, default=4, help="images of each prompt (4)")
-    parser.add_argument("--sampling_steps", type=int, default=20)
-    options = parser.parse_args()
+    options = arguments()
     quiet_libraries()
-    logging.disable_progress_bar()
-    sampling = Sampling(options.num_pictures, options.sampling_steps)
-    work, data = options.work.absolute(), options.data.absolute()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    scripts = scripts_of(options.diffusers_examples, tuple(map(Point, options.at)), options.longer)
     for part, methods in (("style", STYLE), ("subject", SUBJECT)):
-        chosen = [method for method in methods if not options.only or method.name in options.only]
+        chosen = [method for method in methods if method.name in options.only]
         if options.part not in (None, part) or not chosen:
             continue
         if part == "style":
-            rows = style_table(data, work, options.sets, chosen, options.steps, options.seeds[0], sampling)
+            style_part(options, chosen, scripts)
         else:
-            rows = subject_table(data, work, options.subjects, chosen, options.steps, options.seeds, sampling)
-        print(f"{part}, {options.steps} steps\n{shown(rows)}\n")
+            subject_part(options, chosen)
 
 
 if __name__ == "__main__":

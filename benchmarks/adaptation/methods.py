@@ -1,10 +1,13 @@
-"""The methods of benchmarks/methods.py, each a recipe and its options."""
+"""The methods that benchmarks/methods.py compares, each a recipe and its options."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 TOKEN = "<zqx>"
 RARE = "zqx"
+PHRASE = f"{{caption}}, {RARE} style"
+"""The style's phrase in captions and prompts, in the order of the base model's captions; no caption had the word."""
+TOKEN_PHRASE = f"{{caption}}, {TOKEN} style"
 CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj", "conv", "conv_shortcut")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 TARGETS = ("--lora.targets", *ATTENTION, *CONVOLUTIONS)
@@ -25,24 +28,20 @@ class Method:
     captions: Literal["written", "none", "prompts"] = "written"
     """How the subject's name gets to the recipe: as the images' captions, as data.template alone, or as the prompts
     of recipes.dreambooth."""
+    is_repeated: bool = False
+    """True if the style part trains it with every seed; else it trains with the first."""
 
 
 STYLE = (
-    Method("lora", "recipes.lora", LORA, "style"),
-    Method("lora-attention", "recipes.lora", (*LORA[:4], "--optim.lr", "1e-3"), "style"),
-    Method("full", "recipes.full", ("--optim.lr", "3e-4"), "style"),
-    Method(
-        "textual-inversion",
-        "recipes.textual_inversion",
-        (*TOKENS, "--optim.lr", "1e-2"),
-        "style",
-        f"{{caption}} {TOKEN}",
-    ),
-    Method("pivotal", "recipes.lora", (*LORA, *TOKENS, "--tokens.lr", "1e-3"), "style", f"{{caption}} {TOKEN}"),
-    Method("dora", "recipes.lora", (*LORA, "--lora.dora", "true"), "style"),
-    Method("lokr", "recipes.lora", (*LORA, "--lora.kind", "lokr"), "style"),
-    Method("loha", "recipes.lora", (*LORA, "--lora.kind", "loha"), "style"),
-    Method("pissa", "recipes.lora", (*LORA, "--lora.init", "pissa"), "style"),
+    Method("lora", "recipes.lora", LORA, "style", PHRASE, is_repeated=True),
+    Method("lora-attention", "recipes.lora", (*LORA[:4], "--optim.lr", "1e-3"), "style", PHRASE),
+    Method("full", "recipes.full", ("--optim.lr", "3e-4"), "style", PHRASE),
+    Method("textual-inversion", "recipes.textual_inversion", (*TOKENS, "--optim.lr", "1e-2"), "style", TOKEN_PHRASE),
+    Method("pivotal", "recipes.lora", (*LORA, *TOKENS, "--tokens.lr", "1e-3"), "style", TOKEN_PHRASE),
+    Method("dora", "recipes.lora", (*LORA, "--lora.dora", "true"), "style", PHRASE),
+    Method("lokr", "recipes.lora", (*LORA, "--lora.kind", "lokr"), "style", PHRASE),
+    Method("loha", "recipes.lora", (*LORA, "--lora.kind", "loha"), "style", PHRASE),
+    Method("pissa", "recipes.lora", (*LORA, "--lora.init", "pissa"), "style", PHRASE),
 )
 PRIOR_PICTURES = ("--prior.kind", "pictures", "--prior.num_pictures", "32", "--prior.guidance_scale", "3")
 SUBJECT = (
@@ -89,7 +88,9 @@ SUBJECT = (
 SHARED = (
     "--data.resolution", "64", "--data.bucket_step", "16", "--data.max_aspect", "1", "--data.num_workers", "0",
     "--train.batch_size", "16", "--train.log_every", "10", "--optim.weight_decay", "0", "--optim.schedule", "cosine",
-    "--optim.warmup_steps", "10", "--loss.weighting", "none", "--validation.every", "0", "--checkpoint.keep", "1",
-    "--checkpoint.every", "100", "--tracking.names", "--output.dtype", "fp32",
+    "--loss.weighting", "none", "--validation.every", "0", "--tracking.names", "--output.dtype", "fp32",
 )  # fmt: skip
 """Options of all runs, from the demo's preset, which explains them."""
+BATCH_SIZE = 16
+RATE, RANK = 1e-3, 32
+"""Of LORA, for other programs."""

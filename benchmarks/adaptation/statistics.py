@@ -1,4 +1,4 @@
-"""Fixed statistics of images: distance of styles, and likeness of shapes.
+"""Fixed statistics of images: distance of styles, likeness and drift.
 
 All images are arrays [N H W 3] in [0, 1]. Nothing here is learned or knows a model.
 
@@ -7,14 +7,10 @@ All images are arrays [N H W 3] in [0, 1]. Nothing here is learned or knows a mo
   channels), each averaged over pixels and images.
 * Distance of two sets: half the sum of the histograms' differences (the share of pixels that have another colour), plus
   the differences of edge density and of saturation; each part is between 0 and 1.
-* Shape: how much neighbouring pixels of the grey image differ, averaged to 16x16, as in benchmarks/quality/features.py,
-  here brought to mean 0 and length 1: neither colour, nor which of drawing and paper is the darker, nor how strong the
-  lines are decides. Of drawings in another style the shape is a weak witness, so the figure is how often an image is
-  nearer to the reference of its own caption than the median reference is: 0.5 by chance.
 """
 
 import numpy as np
-from quality.features import averaged, colours_and_edges, distances, moved, saturation
+from quality.features import colours_and_edges, distances, moved, saturation
 
 BOXES = 4
 EDGE = 0.1
@@ -56,29 +52,6 @@ def halves_distance(style: np.ndarray) -> float:
         order = random.permutation(len(style))
         found.append(style_distance(style[order[::2]], style[order[1::2]])["total"])
     return float(np.mean(found))
-
-
-def shapes(images: np.ndarray) -> np.ndarray:
-    """Return the shape [N 256] of each image."""
-    down, across = grey_differences(images)
-    flat = averaged((down + across)[..., None]).reshape(len(images), -1)
-    centred = flat - flat.mean(1, keepdims=True)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-
-
-def concept_figures(images: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """Count how often shapes are nearest to their own references.
-
-    The first share is of images nearer to reference i than the median reference (chance: 0.5), the second of those with
-    reference i among the nearest tenth (chance: 0.1).
-    """
-    found = distances(shapes(images), shapes(references))
-    own = np.diagonal(found)
-    ranks = (found < own[:, None]).sum(1)
-    return {
-        "nearer": float((own < np.median(found, axis=1)).mean()),
-        "top_tenth": float((ranks < len(references) / 10).mean()),
-    }
 
 
 def likeness(images: np.ndarray, views: np.ndarray, unit: float) -> float:

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/methods.py, one module per subject."""

@@ -1,0 +1,1 @@
+"""The parts of torchvision that diffusers' training script uses."""
