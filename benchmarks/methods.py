@@ -6,7 +6,7 @@
 Every method of benchmarks/adaptation/methods.py is its recipe, run as a process. `--work` keeps what is drawn, so the
 same command continues after an interruption, and prints the tables from what is there. The numbers of runs and images
 are printed first. The whole is 44 runs of 200 steps (style), 8 of diffusers' script of 200 or 800 steps, and 21 of 100
-steps (subject), with 14,900 images: about 2 h 50 min on two quiet cores of an Intel Xeon with AMX, where a step takes
+steps (subject), with 15,900 images: about 2 h 40 min on two quiet cores of an Intel Xeon with AMX, where a step takes
 0.35 s, a run 15 s more, and an image 0.18 s. `--quick` tries every part in minutes; its figures mean nothing.
 
 Style: four sets of 60 images (style_line, style_glyph, style_blob, style_freehand) train each method, with captions

@@ -86,7 +86,8 @@ SUBJECT = (
     ),
 )
 SHARED = (
-    "--data.resolution", "64", "--data.bucket_step", "16", "--data.max_aspect", "1", "--data.num_workers", "0",
+    "--data.resolution", "64", "--data.bucket_step", "16", "--data.max_aspect", "1", "--data.flip", "true",
+    "--data.num_workers", "0",
     "--train.batch_size", "16", "--train.log_every", "10", "--optim.weight_decay", "0", "--optim.schedule", "cosine",
     "--loss.weighting", "none", "--validation.every", "0", "--tracking.names", "--output.dtype", "fp32",
 )  # fmt: skip
