@@ -41,7 +41,7 @@ def main() -> None:
     tokens.add_argument("--num", type=int, default=20, help="words to propose (20)")
     commands.add_parser("presets", help="list the presets, with what each is for")
     accelerate = commands.add_parser("accelerate-config", help="print a path for accelerate launch --config_file")
-    accelerate.add_argument("name", help="cpu, single_gpu or multi_gpu")
+    accelerate.add_argument("name", help="cpu, single_gpu, multi_gpu or fsdp2")
     for add in (add_plan, add_compare, add_records, add_rate, add_wandb_view, add_lora, add_import):
         add(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)

@@ -25,6 +25,7 @@ from finetune.objectives.diffusion import Objective
 from finetune.optim.build import evaluation_weights
 from finetune.optim.ema import EMA
 from finetune.optim.first_steps import FirstSteps
+from finetune.processes.sharding_request import Sharding
 from finetune.processes.signals import StopRequest
 from finetune.run_folder.checkpoints import CheckpointState, Identity
 from finetune.run_folder.metrics import MetricsFile, Row, Window
@@ -82,6 +83,8 @@ class Run:
     resume: ResumePoint | None
     warnings: Sequence[str]
     started_at: datetime
+    sharding: Sharding | None = None
+    """How the denoiser is sharded over the processes; None where each holds it whole."""
 
     @property
     def folder(self) -> Path:

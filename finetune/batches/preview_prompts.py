@@ -1,5 +1,6 @@
 """Prompts of previews. They are encoded while the text encoders are loaded, and kept in host memory."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,16 +11,17 @@ from finetune.config.outputs import PreviewConfig
 from finetune.models.family import Components, ModelFamily
 from finetune.models.prompts import Condition, Tokens
 from finetune.models.samplers import with_sampler
+from finetune.processes.ranks import ranks
 
 DrawingPrompts = dict[str, Condition]
 """By prompt with its options: what the denoiser is conditioned on, the negative prompt as a second row; or its tokens,
 where text encoders that train encode them with their weights of the moment."""
 
 
-def own_share(config: PreviewConfig, accelerator: Accelerator) -> list[str]:
+def own_share(config: PreviewConfig) -> Sequence[str]:
     """List the prompt of each preview of this process. The order is prompts, then seeds."""
     prompts = [line for line in config.prompts for _ in range(config.num_seeds)]
-    return prompts[accelerator.process_index :: accelerator.num_processes]
+    return ranks().share(prompts)
 
 
 @torch.no_grad()
@@ -59,7 +61,7 @@ def kept_prompts(
             accelerator,
             text_encoder_is_trained=text_encoder_is_trained,
         )
-        for line in dict.fromkeys(own_share(config, accelerator))
+        for line in dict.fromkeys(own_share(config))
     }
 
 

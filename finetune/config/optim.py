@@ -35,6 +35,8 @@ class OptimizerFacts:
     """It finds the rate itself, one for all weights; optim.lr multiplies it."""
     updates_alone: bool = True
     """It can update one weight without the others. Those that keep a number for all weights together cannot."""
+    shards: bool = False
+    """Its update of a part of a weight is that part of the whole update, so each process can hold a part (FSDP)."""
     is_for_matrices: bool = False
     """It treats matrices as such, so embeddings are groups of their own."""
     averages_weights: bool = False
@@ -47,7 +49,7 @@ class OptimizerFacts:
 
 
 OPTIMIZERS: Mapping[str, OptimizerFacts] = {
-    "adamw": OptimizerFacts("torch.optim:AdamW", {"fused": True}),
+    "adamw": OptimizerFacts("torch.optim:AdamW", {"fused": True}, shards=True),
     "adamw8bit": OptimizerFacts("bitsandbytes.optim:AdamW8bit", state_bytes=2 + 8 / 256, float32_below=4096),
     "paged_adamw8bit": OptimizerFacts(
         "bitsandbytes.optim:PagedAdamW8bit",
@@ -70,7 +72,9 @@ OPTIMIZERS: Mapping[str, OptimizerFacts] = {
         updates_alone=False,
     ),
     "muon": OptimizerFacts("finetune.optim.muon:Muon", is_for_matrices=True),
-    "adamw_schedule_free": OptimizerFacts("schedulefree:AdamWScheduleFree", updates_alone=False, averages_weights=True),
+    "adamw_schedule_free": OptimizerFacts(
+        "schedulefree:AdamWScheduleFree", updates_alone=False, averages_weights=True, shards=True
+    ),
 }
 SMALL_STATE = "adamw8bit"
 """The optimizer that saves memory at the least change."""

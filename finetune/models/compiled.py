@@ -49,13 +49,18 @@ def compile_denoiser(family: ModelFamily, denoiser: Denoiser, how: Compile) -> N
 
 def repeated_blocks(family: ModelFamily, denoiser: Denoiser) -> Sequence[nn.Module]:
     """List the blocks that a denoiser consists of. Raises ValueError where their class is not known."""
-    names = family.repeated_blocks or getattr(denoiser, "_repeated_blocks", None) or ()
+    names = named_blocks(family, denoiser)
     found = [module for module in denoiser.modules() if type(module).__name__ in names]
     if not found:
         raise ValueError(
             f"train.compile: got blocks, but {type(denoiser).__name__} does not name its repeated blocks. Use none."
         )
     return found
+
+
+def named_blocks(family: ModelFamily, denoiser: nn.Module) -> Sequence[str]:
+    """List the classes of the blocks that repeat; none where they are not known."""
+    return family.repeated_blocks or getattr(denoiser, "_repeated_blocks", None) or ()
 
 
 @contextlib.contextmanager

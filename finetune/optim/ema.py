@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.optim.host_average import HostAverage
+from finetune.optim.sharded import local, part_like
 from finetune.out_of_memory import explaining_out_of_memory
 
 State = dict[str, Tensor]
@@ -44,7 +45,7 @@ def load_trained_state(network: nn.Module, state: State) -> None:
                 f"{tuple(parameter.shape)}. Resume with the options the run was started with, or use another "
                 "output.folder."
             )
-        parameter.copy_(state[name])
+        parameter.copy_(part_like(state[name], parameter))
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,13 @@ class EMA:
         if self.host is not None:
             self.host.follow(weights, 1 - decay)
             return
-        if wide := [name for name in self.average if weights[name].dtype == torch.float32]:
-            followed = [self.average[name] for name in wide]
-            cast("Any", torch)._foreach_lerp_(followed, [weights[name] for name in wide], 1 - decay)
-        for name, average in self.average.items():
-            if weights[name].dtype != torch.float32:  # one at a time, so one alone is there in float32
-                average.lerp_(weights[name].float(), 1 - decay)
+        pairs = [(local(average), local(weights[name])) for name, average in self.average.items()]
+        if wide := [pair for pair in pairs if pair[1].dtype == torch.float32]:
+            followed, values = zip(*wide, strict=True)
+            cast("Any", torch)._foreach_lerp_(followed, values, 1 - decay)
+        for average, weight in pairs:
+            if weight.dtype != torch.float32:  # one at a time, so one alone is there in float32
+                average.lerp_(weight.float(), 1 - decay)
 
     def settled(self) -> State:
         """Return the average after the last update."""

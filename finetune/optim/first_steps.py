@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.optim.sharded import local
 from finetune.plurals import plural
 
 NUM_WATCHED = 10
@@ -70,7 +71,11 @@ class FirstSteps:
         """Note which parameters have gradients, and a rate to use them at. Called between backward and update."""
         self._with_rate.update(group["name"] for group in self._optimizer.param_groups if group["lr"] > 0)
         for parameter in (parameter for group in self._groups for parameter in group.parameters):
-            if id(parameter) not in self._with_gradient and parameter.grad is not None and bool(parameter.grad.any()):
+            if (
+                id(parameter) not in self._with_gradient
+                and parameter.grad is not None
+                and bool(local(parameter.grad).any())
+            ):
                 self._with_gradient.add(id(parameter))
 
     def alarms(self, step: int, grad_norm: float, lr: float, *, is_last: bool) -> list[str]:
@@ -114,6 +119,6 @@ class FirstSteps:
 
 
 def sample(parameter: Tensor) -> Tensor:
-    """Copy some values of a parameter. They are spread over it."""
-    values = parameter.detach().flatten()
+    """Copy some values of a parameter. They are spread over it, or over this process's part of it."""
+    values = local(parameter.detach()).flatten()
     return values[:: max(1, len(values) // NUM_SAMPLED)][:NUM_SAMPLED].clone()

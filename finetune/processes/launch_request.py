@@ -1,6 +1,5 @@
 """Refusal of launcher settings that training does not follow; torch-free. Accelerate passes settings on in environment
-variables. It then drops some without a warning: an FSDP config on a CPU trains with a whole copy of the model in each
-process, and gradient accumulation of its own divides every gradient."""
+variables. It then drops some without a warning, and gradient accumulation of its own divides every gradient."""
 
 import os
 from collections.abc import Mapping
@@ -9,13 +8,14 @@ from typing import cast
 
 import yaml
 
+from finetune.processes.sharding_request import sharding_problems
+
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 """Always set by accelerate's launcher."""
 MANY = "MASTER_ADDR"
 """Set by it for several processes, even if it then starts one (accelerate 1.15, without --multi_gpu)."""
 PRECISIONS = ("no", "bf16", "fp16")
 NOT_SUPPORTED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism (parallelism_config)",
@@ -63,6 +63,7 @@ def refuse_launch(environment: Mapping[str, str], of_launcher: Mapping[str, str]
         for variable, name in NOT_SUPPORTED.items()
         if environment.get(variable, "false").lower() in ("true", "1", "yes")
     ]
+    found += sharding_problems(environment)
     steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps not in ("1", "auto"):
         found.append(

@@ -12,13 +12,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from finetune.processes.saved_progress import next_start_text
 
 if TYPE_CHECKING:
     import psutil
+
+Work = TypeVar("Work")
 
 LONGEST_PERIOD = 1.0
 SECONDS_TO_RAISE = 5.0
@@ -51,6 +53,9 @@ class Ranks:
         """The sentence about the first process that was found gone or frozen."""
         self.asks_to_stop = False
         """Set by the signal handler of this process."""
+        self.moves_together = False
+        """True where a pass of the network is an exchange (sharded weights), so that all processes have to make the
+        same passes."""
         self.others_ask_to_stop = False
         self._store = store
         self._timeout_seconds = timeout_seconds
@@ -97,6 +102,19 @@ class Ranks:
     def any(self, claim: bool) -> bool:
         """Return on every process if the claim is true on one."""
         return "yes" in self.exchange("yes" if claim else "no")
+
+    def share(self, work: Sequence[Work]) -> Sequence[Work]:
+        """Return this process's part of passes of the network. It is all of them where the processes move together."""
+        return work if self.moves_together else work[self.rank :: self.size]
+
+    def ends_early(self, stops: bool) -> bool:
+        """Tell if this process ends a loop over its share. Those that move together end together."""
+        return self.any(stops) if self.moves_together else stops
+
+    @property
+    def keeps_result(self) -> bool:
+        """True if this process writes down what its share gave. One does where all have the same."""
+        return self.rank == 0 or not self.moves_together
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from finetune.config.train import TrainConfig
 from finetune.models.compiled import refuse_without_compiler
 from finetune.processes.launch_request import launcher, refuse_launch
 from finetune.processes.ranks import LostProcess, is_lost_connection, join, refuse_differences
+from finetune.processes.sharding_request import hidden_from_accelerate
 from finetune.run.threads import share_cores
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
@@ -45,9 +46,10 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
         # Without cpu=True, Accelerate 1.15 makes of several CPU processes so many single ones.
-        accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), dataloader_config=loading, kwargs_handlers=[group, parallel]
-        )
+        with hidden_from_accelerate():  # the denoiser is sharded in setup, the same way on all devices
+            accelerator = Accelerator(
+                cpu=not torch.cuda.is_available(), dataloader_config=loading, kwargs_handlers=[group, parallel]
+            )
     except RuntimeError as error:
         if not is_lost_connection(error):
             raise

@@ -1,15 +1,11 @@
 """Leave a run's results: exported files, the report, and its status."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
-
-from torch import Tensor
+from typing import NoReturn
 
 from finetune.evaluate.table import choice_lines
 from finetune.files import refuse_lost_folder, writing
-from finetune.methods.base import TrainedModel, TuningMethod, explaining_export
-from finetune.models.parts import PARTS, is_dropped
+from finetune.methods.base import TuningMethod
 from finetune.processes.ranks import ranks
 from finetune.processes.signals import EXIT_CODE, end_on_signals
 from finetune.processes.streams import lost_output
@@ -18,13 +14,12 @@ from finetune.records.update import update_records
 from finetune.report.rows import read_rows
 from finetune.report.run import write_report
 from finetune.report.validation import disagreement, summary
+from finetune.run.export import Exported, export
 from finetune.run.preview import all_previews
 from finetune.run.saving.adapter_files import exported_state
-from finetune.run.saving.facts import run_facts
 from finetune.run.scoring.records import scored_images
 from finetune.run.scoring.score import score_strengths
 from finetune.run.scoring.weights import read_state
-from finetune.run.threads import all_cores
 from finetune.run.weight_hashes import refuse_changed_files
 from finetune.run_folder.finished import write_status
 from finetune.session import Progress, Session
@@ -71,17 +66,6 @@ def finish(session: Session, progress: Progress, method: TuningMethod) -> None:
             if records is not None:
                 run.say(f"Its images are in {records}, which finetune records {records.parent} searches.")
     ranks().exchange()
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The step whose weights are exported."""
-
-    step: int
-    state: dict[str, Tensor]
-    """On the CPU in float32."""
-    strengths: dict[str, Any] | None = None
-    """What is known of its strengths."""
 
 
 def to_export(session: Session, progress: Progress) -> Exported:
@@ -160,34 +144,6 @@ def log_scored(session: Session, exported: Exported, step: int, tracker: Tracker
         found["score/best_step"] = choice.row["step"]
     strength = (exported.strengths or {}).get("best")
     tracker.log(found if strength is None else found | {"score/strength": strength}, step)
-
-
-def export(session: Session, exported: Exported, method: TuningMethod) -> dict[Path, float]:
-    """Write every layout of the method's files; return their differences. They are measured on the reloaded files."""
-    run, model, tuned = session.run, session.model, session.tuned
-    if method.exports_all:
-        model.parts.load(*PARTS)
-    else:
-        model.parts.drop("denoiser")
-    kept = [module for part in model.in_network for module in model.parts.modules(part) if not is_dropped(module)]
-    with explaining_export(), all_cores():
-        for module in kept:
-            module.to("cpu")
-        for parameter in tuned.parameters:  # an average of bfloat16 weights is exported as exactly as it is kept
-            parameter.data = parameter.data.float()
-        hint = exported.strengths["reason"] if exported.strengths else None
-        facts = run_facts(session, exported.step, usage_hint=hint)
-        trained_model = TrainedModel(
-            run.family,
-            run.source,
-            session.components,
-            tuned.network,
-            model.objective,
-            exported.state,
-            run.config,
-            facts,
-        )
-        return method.export(trained_model, run.folder / "export")
 
 
 def end_stopped(session: Session, step: int) -> NoReturn:

@@ -56,7 +56,7 @@ def preview(session: Session, step: int) -> bool:
     folder, network = run.folder / "previews", session.tuned.network
     folder.mkdir(exist_ok=True)
     planned = planned_previews(folder, config, step)
-    mine = planned[run.accelerator.process_index :: run.accelerator.num_processes]
+    mine = ranks().share(planned)
     is_complete = True
     if mine:
         network.eval()
@@ -116,7 +116,7 @@ def make_previews(
             pipeline = family.pipeline(replace(components, scheduler=scheduler))
             arguments = drawing_arguments(family, components, prompts[line], accelerator.device)
             for preview in of_prompt:
-                if stop():
+                if ranks().ends_early(stop()):
                     return False
                 image = pipeline(
                     **arguments,
@@ -126,6 +126,8 @@ def make_previews(
                     guidance_scale=family.guidance_scale if options.guidance_scale is None else options.guidance_scale,
                     generator=torch.Generator().manual_seed(preview.seed),
                 ).images[0]
+                if not ranks().keeps_result:
+                    continue
                 temporary = preview.path.with_name(f".tmp-{preview.path.name}")
                 image.save(temporary, format="PNG")
                 temporary.replace(preview.path)

@@ -17,6 +17,7 @@ from finetune.optim.build import learning_rate_factor
 from finetune.optim.ema import EMA, load_trained_state
 from finetune.optim.groups import ParamGroup
 from finetune.optim.paged_state import load_state
+from finetune.optim.sharded import part_like, state_in_parts
 from finetune.plurals import plural
 from finetune.run.checkpoint import load_checkpoint, newest_checkpoint, open_checkpoint
 from finetune.run.fingerprint import OBJECTIVE, differences
@@ -161,12 +162,12 @@ def restore(
     """Put weights, averages, optimizer state and gradient scaler in place. `groups` have the peak learning rates."""
     checkpoint = load_checkpoint(path)
     load_trained_state(network, checkpoint.trained)
-    load_state(optimizer, checkpoint.optimizer)
+    load_state(optimizer, state_in_parts(checkpoint.optimizer, optimizer))
     copy_from_file(optimizer)
     for group, fresh in zip(optimizer.param_groups, groups, strict=True):
         group["peak_lr"] = fresh.lr
     if ema and checkpoint.ema:
         for name, average in ema.average.items():
-            average.copy_(checkpoint.ema[name])
+            average.copy_(part_like(checkpoint.ema[name], average))
     if accelerator.scaler and checkpoint.state["scaler"]:
         accelerator.scaler.load_state_dict(checkpoint.state["scaler"])

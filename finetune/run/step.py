@@ -24,6 +24,7 @@ from finetune.optim.build import learning_rate_factor
 from finetune.optim.first_steps import NUM_WATCHED
 from finetune.optim.groups import hold, is_held
 from finetune.optim.per_parameter import PerParameterOptimizer
+from finetune.optim.sharded import average_replicated, clip_gradients
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.planning.ladder import next_options
 from finetune.plurals import either, plural
@@ -126,6 +127,9 @@ def gradient_norm(
     """Return the norm of all gradients. They are scaled down to train.max_grad_norm if they are still there."""
     if isinstance(optimizer, PerParameterOptimizer) and optimizer.in_backward:
         return float(optimizer.take_grad_norm())
+    if ranks().moves_together:
+        average_replicated(parameters, ranks().size)
+        return float(clip_gradients(parameters, config.train.max_grad_norm))
     norm = accelerator.clip_grad_norm_(parameters, config.train.max_grad_norm or math.inf)
     return float(cast(Tensor, norm))
 

@@ -95,8 +95,8 @@ def validation_loss(
     task = task.plain()
     total = torch.zeros(2 + scored.num_timesteps, dtype=torch.float64)  # loss, number, and the loss of each timestep
     is_cut = False
-    for bucket, indices in groups[accelerator.process_index :: accelerator.num_processes]:
-        if is_cut := stop():
+    for bucket, indices in ranks().share(groups):
+        if is_cut := ranks().ends_early(stop()):
             break
         view = validation_view(bucket)
         records = [scored.dataset.records[index] for index in indices]
@@ -113,7 +113,7 @@ def validation_loss(
             ).to(accelerator.device)
             inputs = task.inputs(batch)
             for number in range(scored.num_timesteps):
-                if is_cut := stop():
+                if is_cut := ranks().ends_early(stop()):
                     break
                 u = torch.full((len(indices),), (number + 0.5) / scored.num_timesteps, dtype=torch.float64)
                 losses = task.losses(network, inputs, u, functools.partial(fixed_noise, records, number)).unweighted

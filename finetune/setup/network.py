@@ -19,13 +19,15 @@ from finetune.processes.ranks import ranks
 from finetune.run.device import TRAINED_DTYPES
 from finetune.run.resume import restore
 from finetune.session import LoadedModel, Run, TrainingData, Tuned
+from finetune.setup.sharding import shard, start_device
 from finetune.tasks.base import MakeTask, Task, TaskContext
 from finetune.tasks.base_model import masked
 
 
 def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Network | AutoencoderNetwork:
     """Return the method's network on its device, with the base weights."""
-    config, device, components = run.config, run.accelerator.device, model.components
+    config, components = run.config, model.components
+    device = start_device(run.accelerator, run.sharding)
     model.parts.load(*model.in_network)
     if config.model.quantization != "none" or config.model.offload:
         savings = pack_layers(
@@ -57,11 +59,14 @@ def make_task(run: Run, model: LoadedModel, data: TrainingData, network: nn.Modu
 def optimize(run: Run, model: LoadedModel, network: Network | AutoencoderNetwork, method: TuningMethod) -> Tuned:
     """Return network, optimizer and averages, in the checkpoint's state if any."""
     config, accelerator = run.config, run.accelerator
+    if run.sharding is not None:
+        shard(network, run.family, accelerator, run.sharding)
     trained = list(trained_parameters(network).values())
     counts = {"trained": sum(parameter.numel() for parameter in trained), "frozen": num_frozen(network)}
     run.say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")
     ranks().exchange()  # DistributedDataParallel begins with collectives, and reading a model may take long
-    wrapped = accelerator.prepare(network)
+    # Sharded blocks exchange weights and gradients themselves; Accelerate adds autocast alone.
+    wrapped = accelerator.prepare_model(network, evaluation_mode=run.sharding is not None)
     groups = method.param_groups(network, config.optim)
     optimizer = build_optimizer(groups, config.optim, config.seed)
     stepper = accelerator.prepare(optimizer)

@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,31 +10,15 @@ import pytest
 from finetune.run_folder import options
 from finetune.run_folder.checkpoints import complete_steps
 from tests.faults.kills.injection import WhenOpened
-from tests.support.runs import Ended, Options, Running, metrics, refused, start
+from tests.support.jobs import ends, start_job
+from tests.support.runs import Options, Running, metrics, refused
 
 
 def two(
     options: Options, folder: Path, *, second: Options | None = None, prepare: Sequence[Callable[[], None] | None] = ()
 ) -> list[Running]:
-    """Start a job of two processes as a launcher does. The second may have other options."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        start(
-            "lora",
-            options | ((second or {}) if rank else {}),
-            folder / f"log{rank}",
-            environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            prepare=prepare[rank] if prepare else None,
-        )
-        for rank in range(2)
-    ]
-
-
-def ends(running: list[Running], seconds: float) -> list[Ended]:
-    return [process.wait(seconds) for process in running]
+    """Start a LoRA run on two processes. The second may have other options."""
+    return start_job("lora", options, folder, others=second, prepare=prepare)
 
 
 @pytest.fixture
@@ -126,7 +109,7 @@ def test_an_output_folder_of_each_machines_own_is_refused(job: Options, tmp_path
 
 
 def test_a_request_of_the_launcher_that_would_be_dropped_is_refused(small_run: Options, tmp_path: Path) -> None:
-    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
-    options, words = small_run | {"output.folder": tmp_path / "out"}, ("FSDP", "--train.accumulation 4")
+    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
+    options, words = small_run | {"output.folder": tmp_path / "out"}, ("fsdp_version: got 1", "--train.accumulation 4")
     refused("lora", options, tmp_path / "log", *words, environment=environment)
     assert not (tmp_path / "out").exists()

@@ -19,9 +19,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor
+
+from finetune.run.checkpoint import load_checkpoint
 
 CONTEXT = multiprocessing.get_context("forkserver")
 RECIPES = ["recipes.lora", "recipes.full", "recipes.dreambooth", "recipes.pretrain", "recipes.textual_inversion"]
@@ -193,10 +194,9 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 def final_state(folder: Path) -> dict[str, Tensor]:
     """Read weights, averages and optimizer state of the newest checkpoint. All are in one dict."""
     newest = max((folder / "checkpoints").glob("step_*"))
-    state = {f"trained.{k}": v for k, v in safetensors.torch.load_file(newest / "trained.safetensors").items()}
-    if (newest / "ema.safetensors").exists():
-        state |= {f"ema.{k}": v for k, v in safetensors.torch.load_file(newest / "ema.safetensors").items()}
-    optimizer = torch.load(newest / "optimizer.pt", weights_only=True)
+    checkpoint = load_checkpoint(newest)
+    state = {f"trained.{name}": value for name, value in checkpoint.trained.items()}
+    state |= {f"ema.{name}": value for name, value in (checkpoint.ema or {}).items()}
 
     def walk(value: object, name: str) -> None:
         if isinstance(value, Tensor):
@@ -207,7 +207,7 @@ def final_state(folder: Path) -> dict[str, Tensor]:
         elif isinstance(value, int | float):
             state[name] = torch.tensor(float(value), dtype=torch.float64)
 
-    walk(optimizer["state"], "optimizer")
+    walk(checkpoint.optimizer["state"], "optimizer")
     return state
 
 

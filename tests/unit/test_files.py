@@ -22,7 +22,8 @@ from finetune.files import (
     write_atomically,
 )
 from finetune.replaced_folder import replace_folder
-from finetune.run.checkpoint import STATE_KEYS, Checkpoint, newest_checkpoint, save_checkpoint
+from finetune.run.checkpoint import STATE_KEYS, Checkpoint, newest_checkpoint
+from finetune.run.saving.write_checkpoint import save_checkpoint
 from tests.support.other_user import NOBODY, as_another_user
 
 

@@ -20,16 +20,24 @@ from finetune.methods.lora.export import metadata_of
 from finetune.methods.tokens import token_embeddings
 from finetune.optim.build import evaluation_weights
 from finetune.optim.ema import trained_state
+from finetune.optim.sharded import whole
+from finetune.processes.ranks import ranks
 from finetune.run.saving.facts import run_facts
 from finetune.session import Session
 
 
 def exported_state(session: Session) -> dict[str, Tensor]:
-    """Copy the weights of an export to the CPU in float32. They are averages if there are any."""
+    """Copy the weights of an export to the CPU in float32. They are averages if there are any. Where the network is
+    sharded all processes take part, and the main one gets them."""
     tuned = session.tuned
     with contextlib.nullcontext() if tuned.ema else evaluation_weights(tuned.optimizer, session.run.config.optim):
         weights = tuned.ema.settled() if tuned.ema else trained_state(tuned.network)
-        return {name: value.to("cpu", torch.float32, copy=True) for name, value in weights.items()}
+        found: dict[str, Tensor] = {}
+        for name, value in weights.items():
+            gathered = whole(value)
+            if ranks().keeps_result:
+                found[name] = gathered.to("cpu", torch.float32, copy=True)
+        return found
 
 
 def write_adapter_files(session: Session, state: Mapping[str, Tensor], step: int, folder: Path) -> float:

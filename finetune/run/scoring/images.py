@@ -41,12 +41,14 @@ def draw_grid(
         folder.mkdir(parents=True, exist_ok=True)
     ranks().exchange()
     is_complete = True
-    for number in missing_prompts(folder, grid)[ranks().rank :: ranks().size]:
-        if session.stop.requested():
+    for number in ranks().share(missing_prompts(folder, grid)):
+        if ranks().ends_early(session.stop.requested()):
             is_complete = False
             break
         text = grid.prompts[number].text
         images = draw_prompt(session, desk, components, prompts[text], grid.seeds)
+        if not ranks().keeps_result:
+            continue
         with writing(folder):
             for seed, image in zip(grid.seeds, images, strict=True):
                 save(image, image_path(folder, number, seed), {"prompt": text, "seed": seed, **note})
@@ -80,8 +82,8 @@ def describe_grid(stop: StopRequest, features: FeatureSet, grid: Grid, folder: P
     own: dict[int, Described] = {}
     images: dict[int, ReadPrompt] = {}
     is_complete = True
-    for number in range(ranks().rank, len(grid.prompts), ranks().size):
-        if stop.requested():
+    for number in ranks().share(range(len(grid.prompts))):
+        if ranks().ends_early(stop.requested()):
             is_complete = False
             break
         read = read_prompt(folder, grid, number)
@@ -95,7 +97,7 @@ def describe_grid(stop: StopRequest, features: FeatureSet, grid: Grid, folder: P
 
 def gathered(own: Mapping[int, Described], folder: Path) -> list[Described]:
     """Collect the descriptions of all processes on the first, through files."""
-    if ranks().size == 1:
+    if ranks().size == 1 or ranks().moves_together:
         return [own[number] for number in sorted(own)]
     path = folder / f".tmp-described-{ranks().rank}.npz"
     if ranks().rank > 0:

@@ -130,6 +130,7 @@ def ready(session: Session, desk: Desk, progress: Progress) -> Instruments | Non
             return None
         if ranks().rank == 0:
             desk.write_grid()
+        if ranks().rank == 0 or ranks().moves_together:  # the denoiser may be a part of the features
             instruments.yardstick = yardstick(session, desk, instruments, described.prompts)
         ranks().exchange()
     size = f"{len(desk.grid.prompts)} prompts x {len(desk.grid.seeds)} seeds"

@@ -7,8 +7,9 @@ from torch import nn
 
 from finetune.optim.ema import EMA, trained_state
 from finetune.optim.groups import ParamGroup
-from finetune.run.checkpoint import STATE_KEYS, Checkpoint, load_checkpoint, save_checkpoint
+from finetune.run.checkpoint import STATE_KEYS, Checkpoint, load_checkpoint
 from finetune.run.resume import restore
+from finetune.run.saving.write_checkpoint import save_checkpoint
 from tests.support.runs import differing
 
 NUM = 4_000_000
