@@ -66,13 +66,15 @@ def unsharded(session: Session, method: TuningMethod) -> tuple[ModelParts, Netwo
     those of its start."""
     run, model = session.run, session.model
     denoiser = loaded(run.family, model.source, "denoiser")[0]
-    text_encoders = model.components.text_encoders
+    text_encoders, tokenizers = model.components.text_encoders, model.components.tokenizers
     if model.trains_text_encoders:
         text_encoders = loaded(run.family, model.source, "text_encoders")
+        tokenizers = run.family.tokenizers(model.source)  # a method may have given them words
     components = replace(
         model.components,
         denoiser=cast("Denoiser", denoiser),
         text_encoders=tuple(cast("Sequence[TextEncoder]", text_encoders)),
+        tokenizers=tokenizers,
     )
     network = method.network(run.family, components)
     method.attach(network, run.config.seed)
