@@ -72,7 +72,7 @@ ADDITIONS = (
         "finetune/config/optim.py",
         [
             after(
-                '    "adamw": OptimizerFacts("torch.optim:AdamW", {"fused": True}),\n',
+                '    "adamw": OptimizerFacts("torch.optim:AdamW", {"fused": True}, shards=True),\n',
                 '    "rmsprop": OptimizerFacts("torch.optim:RMSprop", has_betas=False),\n',
             )
         ],
