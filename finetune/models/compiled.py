@@ -59,7 +59,7 @@ def repeated_blocks(family: ModelFamily, denoiser: Denoiser) -> Sequence[nn.Modu
 
 
 def named_blocks(family: ModelFamily, denoiser: nn.Module) -> Sequence[str]:
-    """List the classes of the blocks that repeat; none where they are not known."""
+    """List the classes of the repeated blocks, where they are known."""
     return family.repeated_blocks or getattr(denoiser, "_repeated_blocks", None) or ()
 
 

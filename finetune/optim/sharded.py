@@ -1,4 +1,4 @@
-"""Weights of which every process holds a part (torch's DTensor), and those beside them that each holds whole.
+"""Weights in parts on several processes (torch's DTensor), and whole ones beside them.
 
 Without sharding every function here returns what it was given.
 """
@@ -33,7 +33,7 @@ def part_like(value: Tensor, other: Tensor) -> Tensor:
 
 
 def shares(sizes: Mapping[str, int], num: int) -> dict[str, int]:
-    """Assign each name to one of `num` processes, so that sizes in bytes add up to about the same."""
+    """Assign each name to one of `num` processes. Sizes in bytes add up to about the same."""
     total, before = max(1, sum(sizes.values())), 0
     found: dict[str, int] = {}
     for name, size in sizes.items():
@@ -43,7 +43,7 @@ def shares(sizes: Mapping[str, int], num: int) -> dict[str, int]:
 
 
 def own_share(tensors: Mapping[str, Tensor], rank: int, num: int) -> dict[str, Tensor]:
-    """Gather tensors one by one, and keep this process's share on the CPU. All processes take part."""
+    """Gather tensors one by one; keep this process's share on the CPU. All processes take part."""
     owners = shares({name: value.numel() * value.element_size() for name, value in tensors.items()}, num)
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
@@ -82,7 +82,7 @@ def state_in_parts(state_dict: Mapping[str, Any], optimizer: torch.optim.Optimiz
 
 @torch.no_grad()
 def average_replicated(parameters: Sequence[nn.Parameter], num: int) -> None:
-    """Average the gradients of the weights that each of `num` processes holds whole."""
+    """Average over `num` processes the gradients of weights that each holds whole."""
     for parameter in parameters:
         if parameter.grad is not None and not isinstance(parameter, DTensor):
             DISTRIBUTED.all_reduce(parameter.grad)
@@ -105,7 +105,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -
 
 
 def gradients(parameters: Sequence[nn.Parameter], *, sharded: bool) -> Iterator[Tensor]:
-    """Yield this process's part of the gradients of sharded, or of whole, weights."""
+    """Yield this process's part of the gradients of one kind of weights."""
     for parameter in parameters:
         if parameter.grad is not None and isinstance(parameter, DTensor) == sharded:
             yield local(parameter.grad)

@@ -54,7 +54,7 @@ def sharding_problems(environment: Mapping[str, str]) -> list[str]:
 
 
 def requested_sharding(environment: Mapping[str, str], num_processes: int) -> Sharding | None:
-    """Return how to shard; None where that was not asked for, or where one process has all."""
+    """Return how to shard. None where that was not asked for, or one process has all."""
     if not is_requested(environment) or num_processes == 1:
         return None
     return Sharding(environment.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true")

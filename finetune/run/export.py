@@ -62,8 +62,8 @@ def export(session: Session, exported: Exported, method: TuningMethod) -> dict[P
 
 
 def unsharded(session: Session, method: TuningMethod) -> tuple[ModelParts, Network | AutoencoderNetwork]:
-    """Return the parts of the network from their files again, and the method's network of them. Its trained weights are
-    those of its start."""
+    """Load the network's parts again; return them with the method's network. Its trained weights are those of its
+    start."""
     run, model = session.run, session.model
     denoiser = loaded(run.family, model.source, "denoiser")[0]
     text_encoders, tokenizers = model.components.text_encoders, model.components.tokenizers

@@ -51,7 +51,7 @@ def problems(config: TrainConfig, precision: str) -> Iterator[str]:
 def shard(
     network: Network | AutoencoderNetwork, family: ModelFamily, accelerator: Accelerator, sharding: Sharding
 ) -> None:
-    """Shard the denoiser's weights, which are moved to the device one block at a time. All processes take part."""
+    """Shard the denoiser's weights onto the devices, block by block. All processes take part."""
     if not isinstance(network, Network):
         raise ValueError(
             "FSDP: this stage trains an autoencoder, which is not sharded. Launch it with "

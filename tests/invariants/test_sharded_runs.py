@@ -1,4 +1,4 @@
-"""Runs whose denoiser is sharded over several processes (FSDP2), beside runs of one process."""
+"""Sharded runs (FSDP2) beside runs of one process."""
 
 import json
 import signal
@@ -48,7 +48,7 @@ def distance(first: dict[str, Tensor], second: dict[str, Tensor], beginning: str
 
 
 def assert_same_training(folder: Path, other: Path) -> None:
-    """Expect the same weights and averages within 1e-5, and the same rows of metrics."""
+    """Expect the same weights within 1e-5, and the same metrics."""
     found, wanted = final_state(folder), final_state(other)
     assert distance(found, wanted, "trained.") < 1e-5
     assert distance(found, wanted, "ema.") < 1e-5
@@ -64,7 +64,7 @@ def full(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_weights_train_as_on_one_process(options: Options, full: Path, tmp_path: Path) -> None:
-    """With previews, whose drawing is an exchange too, and whose images are the same."""
+    """With previews, whose drawing is an exchange too."""
     chosen = without_lora(options) | PREVIEWS | {"output.folder": tmp_path / "out"}
     output = completed_job("full", chosen, tmp_path / "logs", environment=FSDP)
     assert_same_training(tmp_path / "out", full)
@@ -98,7 +98,7 @@ def test_a_run_continues_on_another_number_of_processes(
     ],
 )
 def test_each_recipe_trains_as_on_one_process(recipe: str, changes: Options, options: Options, tmp_path: Path) -> None:
-    """Text encoders and tokens are whole on every process; adapters are parts of sharded blocks."""
+    """Text encoders and tokens are whole on every process."""
     chosen = (without_lora(options) if recipe == "textual_inversion" else options) | changes
     completed(recipe, chosen | {"output.folder": tmp_path / "one"}, tmp_path / "log")
     completed_job(recipe, chosen | {"output.folder": tmp_path / "two"}, tmp_path / "logs", environment=FSDP)

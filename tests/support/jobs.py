@@ -50,7 +50,7 @@ def ends(running: list[Running], seconds: float = 180) -> list[Ended]:
 
 
 def completed_job(recipe: str, options: Options, folder: Path, *, num: int = 2, environment: Environment = None) -> str:
-    """Run a job to its end, which has to be a good one. The global batch of `options` is split over the processes.
+    """Run a job to a good end. The global batch of `options` is split over the processes.
     Returns what the first process printed."""
     batch = {"train.batch_size": int(str(options["train.batch_size"])) // num}
     found = ends(start_job(recipe, options | batch, folder, num=num, environment=environment))

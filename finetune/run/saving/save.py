@@ -21,7 +21,7 @@ from finetune.session import Progress, Session
 
 
 def save(session: Session, progress: Progress) -> None:
-    """Write a checkpoint on the main process, for which the others wait; with sharded weights all write a part."""
+    """Write a checkpoint on the main process, for which the others wait. With sharded weights all write a part."""
     run, options = session.run, session.run.config.checkpoint
     folder, text = run.folder / "checkpoints", dump(run.config)
     with session.stop.saving():

@@ -1,4 +1,4 @@
-"""Checkpoints written aside, checksummed and renamed, so that one is complete or absent."""
+"""Write checkpoints aside, then rename them, so one is complete or absent."""
 
 import contextlib
 import json
@@ -53,7 +53,7 @@ def save_checkpoint(
 
 @contextlib.contextmanager
 def explaining_refusal(target: Path, temporary: Path, checkpoint: Checkpoint) -> Iterator[None]:
-    """Remove what was written where the disk refuses within the context, and say so."""
+    """Remove what was written where the disk refuses; explain it."""
     try:
         yield
     except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
@@ -103,7 +103,7 @@ def write_files(temporary: Path, writers: Writers) -> Sizes:
 
 
 def put_in_place(temporary: Path, target: Path, manifest: Sizes, write_export: WriteExport | None = None) -> None:
-    """Add what is not in the manifest, and give a checkpoint that is written its name."""
+    """Add what is not in the manifest, and rename the checkpoint."""
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
     sync(temporary / MANIFEST)
     if write_export is not None:
@@ -119,7 +119,7 @@ def put_in_place(temporary: Path, target: Path, manifest: Sizes, write_export: W
 
 
 def rotate(folder: Path, step: int, keep: int) -> None:
-    """Remove the checkpoints after `step`, and all but the `keep` newest of the others."""
+    """Remove checkpoints after `step`, and all but the `keep` newest others."""
     steps = complete_steps(folder)
     beyond = [path for at, path in steps if at > step]
     rotated = [path for at, path in steps if at <= step][keep:]

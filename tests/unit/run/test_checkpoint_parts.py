@@ -9,7 +9,7 @@ from finetune.run.saving.write_checkpoint import put_in_place, tensor_writers, t
 
 
 def write_parts(folder: Path, num: int) -> Path:
-    """Write a checkpoint of `num` processes, each of which has a weight and its state."""
+    """Write a checkpoint of `num` processes with a weight each."""
     temporary, manifest = folder / "temporary", {}
     temporary.mkdir()
     for part in range(num):
