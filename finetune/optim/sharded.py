@@ -1,4 +1,4 @@
-"""Weights in parts on several processes (torch's DTensor), and whole ones beside them.
+"""Weights in parts on several processes (torch's DTensor), beside whole ones.
 
 Without sharding every function here returns what it was given.
 """
