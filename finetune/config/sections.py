@@ -122,6 +122,8 @@ class DataConfig:
     """Bucket sides are multiples of this many pixels."""
     max_aspect: Annotated[float, at_least(1)] = 2.0
     """Longest over shortest side of the widest bucket; 1 allows only squares."""
+    upscale: bool = True
+    """Enlarge images that are smaller than their bucket; false trains each of them at a smaller one that it fills."""
     crop: Literal["center", "random"] = "center"
     """Where an image is cut to its bucket; random draws among num_crops fixed places, so they can be cached."""
     num_crops: Count = 4

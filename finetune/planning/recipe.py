@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from finetune.config.train import TrainConfig
+from finetune.data.sizes import without_upscaling
 from finetune.run_folder.options import held_out_indices
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Recipe(Generic[Config]):
 
     def manifest(self, config: Config, kept: "KeptFiles | None" = None) -> "Manifest":
         """Return the checked images of a config. Files that are read are put into `kept`."""
+        found = self._manifest(config, kept)
+        return found if config.data.upscale else without_upscaling(found, config.data)
+
+    def _manifest(self, config: Config, kept: "KeptFiles | None") -> "Manifest":
+        """Read the images at the sizes that the options ask for."""
         from finetune.data.folders import read_folders  # with numpy and Pillow, which --help does without
         from finetune.data.manifest import configured_manifest
 

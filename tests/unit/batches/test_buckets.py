@@ -14,8 +14,10 @@ from finetune.batches.buckets import (
     refuse_longer_sides,
 )
 from finetune.config.sections import DataConfig
-from finetune.data.manifest import Record
-from finetune.data.sizes import bucket_sizes
+from finetune.data.images.decode import cover_scale
+from finetune.data.manifest import Manifest, Record
+from finetune.data.sizes import bucket_sizes, without_upscaling
+from finetune.data.visible_files import FolderSource
 
 
 def record(width: int, height: int, number: int = 0, repeats: int = 1) -> Record:
@@ -176,3 +178,23 @@ def test_a_side_may_be_as_long_as_the_denoisers_positions_and_no_longer() -> Non
     refuse_longer_sides(sizes, 80)
     with pytest.raises(ValueError, match=r"data\.resolution.* 48x80"):
         refuse_longer_sides(sizes, 79)
+
+
+def test_without_upscaling_images_fill_the_largest_bucket_that_they_can() -> None:
+    draw = random.Random(0)
+    sides = [(draw.randint(64, 900), draw.randint(64, 900)) for _ in range(300)] + [(640, 384), (512, 512), (64, 64)]
+    records = tuple(record(*size, number) for number, size in enumerate(sides))
+    config = DataConfig("images", resolution=512, upscale=False)
+    manifest = without_upscaling(Manifest(records, FolderSource("images"), "images"), config)
+    before = {index: bucket for bucket in assign_buckets(records, config) for index in bucket.records}
+    for bucket in assign_buckets(manifest.records, config):
+        for index in bucket.records:
+            image, usual = records[index], before[index]
+            assert cover_scale(image.width, image.height, bucket.width, bucket.height) <= 1
+            if cover_scale(image.width, image.height, usual.width, usual.height) <= 1:
+                assert manifest.records[index] == image
+            else:
+                assert bucket.width * bucket.height < usual.width * usual.height
+    assert [each.resolution for each in manifest.records[-3:]] == [None, None, 64]
+    with pytest.raises(ValueError, match=r"1 image cannot fill .*0\.png \(63x500\)"):
+        without_upscaling(Manifest((record(63, 500),), FolderSource("images"), "images"), config)
