@@ -30,7 +30,7 @@ VIEWS = (
 )
 """Shift in pixels to the right and down, turn in degrees, paper."""
 OTHERS = ("camera", "key", "bell", "sailboat", "guitar", "fish")
-HEAD = ("subject", "method", "likeness", "class likeness", "class drift", "drift of others")
+HEAD: tuple[str, ...] = ("subject", "method", "likeness", "class likeness", "class drift", "drift of others")
 
 
 def write_views(folder: Path, icon: Image.Image, caption: str, old: str, new: str) -> Path:
