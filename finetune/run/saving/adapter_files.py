@@ -1,6 +1,7 @@
 """Files of adapters and tokens of a training run, compared."""
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from finetune.export.lora import KEY, LoRALayer, lora_layers, save_diffusers_lora, save_kohya_lora
 from finetune.export.lycoris import KEY as LYCORIS_KEY
 from finetune.export.lycoris import save_lycoris
+from finetune.export.single_file import DTYPES, Dtype
 from finetune.export.tokens import save_tokens
 from finetune.lora_files.convert import LARGEST, compare, empty_network
 from finetune.methods.base import TrainedModel
@@ -84,7 +86,14 @@ def write_lora(session: Session, layers: list[LoRALayer], step: int, path: Path)
     by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
     with torch.random.fork_rng(devices=[]):
         network = empty_network(replace(run.source, is_empty=True), run.config.model.family)
-    return max(compare(file, by_name, network, LARGEST["fp32"]), compare(path, by_name, network, LARGEST[dtype]))
+    compare(path, {name: in_format(layer, dtype) for name, layer in by_name.items()}, network, LARGEST[dtype])
+    return max(compare(file, by_name, network, LARGEST["fp32"]), compare(path, by_name, network, math.inf))
+
+
+def in_format(layer: LoRALayer, dtype: Dtype) -> LoRALayer:
+    """Round a layer as a file does. The first steps' changes may be smaller than what fp16 tells apart."""
+    down, up = layer.down.to(DTYPES[dtype]).float(), layer.up.to(DTYPES[dtype]).float()
+    return replace(layer, down=down, up=up)
 
 
 def write_tokens(session: Session, state: Mapping[str, Tensor], folder: Path) -> None:
