@@ -1,5 +1,6 @@
 """The command of every recipe. It checks options and data without torch, then trains; mistakes are sentences."""
 
+import functools
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from finetune.config.train import TrainConfig
 from finetune.files import lock_folder
 from finetune.models import refuse_unknown_family
 from finetune.out_of_memory import is_out_of_memory
-from finetune.planning.epochs import with_counted_steps, with_kept_steps
+from finetune.planning.epochs import with_steps
 from finetune.planning.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.planning.recipe import Config, Recipe, Stage
 from finetune.processes.launch_request import launcher, refuse_launch, unread_config
@@ -48,6 +49,13 @@ def training_stage(config: TrainConfig, run: Callable[["Manifest"], object]) -> 
     return Stage(config.output.folder, lambda: finished_message(config, say), run)
 
 
+def read_manifest(recipe: Recipe[Config], config: Config) -> "Manifest":
+    """Read the images of a config, with what was kept of them."""
+    from finetune.data.kept_files import kept_files  # not for a finished run, which needs none of its imports
+
+    return recipe.manifest(config, kept_files())
+
+
 def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -> None:
     """Parse, check and run the stages that are not finished."""
     outlive_lost_output()
@@ -60,14 +68,10 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
         refuse_nested_folders(config)
         refuse_no_checkpoint(config.resume)
         config, kept = with_kept_numbers(config, given)
-        config, length = with_kept_steps(config, given)
-        lines = [length] if length is not None else []
-        from finetune.data.kept_files import kept_files
-
-        manifest = None
-        if config.train.epochs is not None and length is None:  # whether the run is finished depends on its steps
-            manifest = recipe.manifest(config, kept_files())
-            config = with_counted_steps(config, given, manifest, launched_processes(), arguments, lines.append)
+        lines: list[str] = []
+        read = functools.cache(functools.partial(read_manifest, recipe, config))
+        # Whether the run is finished depends on its steps.
+        config = with_steps(config, given, read, launched_processes(), arguments, lines.append)
         planned = recipe.tune(config)
         for stage in planned:
             check_output(stage.folder)
@@ -82,8 +86,7 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
         begin_log(planned[messages.index(None)])
         if (note := unread_config(os.environ, program)) is not None:
             say(f"note: {note}")
-        manifest = manifest or recipe.manifest(config, kept_files())
-        manifest = with_prompt_warnings(manifest, config)
+        manifest = with_prompt_warnings(read(), config)
         config, proposed = with_proposals(config, given, kept, manifest, launched_processes())
         for line in [*lines, *proposed]:
             say(line)

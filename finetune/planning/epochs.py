@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from finetune.data.manifest import Manifest
 
 
+def with_steps(
+    config: Config,
+    given: Collection[str],
+    read_manifest: Callable[[], "Manifest"],
+    num_processes: int,
+    arguments: Sequence[str],
+    say: Callable[[str], None],
+) -> Config:
+    """Settle the steps of train.epochs. The dataset is read only where they are not kept from a run."""
+    config, line = with_kept_steps(config, given)
+    if line is not None:
+        say(line)
+    elif config.train.epochs is not None:
+        config = with_counted_steps(config, given, read_manifest(), num_processes, arguments, say)
+    return config
+
+
 def with_kept_steps(config: Config, given: Collection[str]) -> tuple[Config, str | None]:
     """Add the steps of a run that continues with the same epochs. Also return a line to print, which is None where the
     dataset has to be counted. So a run is as long as it was, on any number of processes."""

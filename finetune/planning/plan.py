@@ -16,7 +16,7 @@ from finetune.data.manifest import Manifest, Record
 from finetune.data.sizes import bucket_sizes, nearest_size
 from finetune.models import refuse_unknown_family
 from finetune.planning.advice import DatasetFacts
-from finetune.planning.epochs import with_counted_steps, with_kept_steps
+from finetune.planning.epochs import with_steps
 from finetune.planning.proposal import read_facts, with_kept_numbers, with_proposals
 from finetune.planning.recipe import Recipe
 from finetune.plurals import plural
@@ -78,11 +78,7 @@ def read_plan(recipe: str, arguments: Sequence[str], num_processes: int) -> Plan
     refuse_unknown_family(config.model.family)
     config, kept = with_kept_numbers(config, given)
     manifest = chosen.manifest(config)
-    config, length = with_kept_steps(config, given)
-    if length is None:
-        config = with_counted_steps(config, given, manifest, num_processes, filled, notes.append)
-    else:
-        notes.append(length)
+    config = with_steps(config, given, lambda: manifest, num_processes, filled, notes.append)
     config, lines = with_proposals(config, given, kept, manifest, num_processes)
     warnings = (*manifest.warnings, *prompt_warnings(prompts_of(config)))
     return Plan(
