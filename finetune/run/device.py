@@ -1,12 +1,15 @@
 """The Accelerator of a run, and what the machine cannot do."""
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from importlib import metadata
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from torch.distributed import PrefixStore, Store, register_rendezvous_handler, rendezvous
 from torch.distributed.distributed_c10d import _get_default_store
 
 from finetune import __version__
@@ -14,6 +17,7 @@ from finetune.config.parse.dump import as_flat
 from finetune.config.train import TrainConfig
 from finetune.models.compiled import refuse_without_compiler
 from finetune.processes.launch_request import launcher, refuse_launch
+from finetune.processes.meeting import meet
 from finetune.processes.ranks import LostProcess, is_lost_connection, join, refuse_differences
 from finetune.processes.sharding_request import hidden_from_accelerate
 from finetune.run.threads import share_cores
@@ -24,6 +28,8 @@ TRAINED_DTYPES = {"fp32": torch.float32, "bf16_stochastic": torch.bfloat16, "bf1
 """By optim.weights."""
 PACKAGES = ("torch", "accelerate", "diffusers", "transformers", "peft")
 """Of which all processes of a job need the same versions."""
+SCHEME = "sd-finetune-start"
+"""The way in which processes find each other: `find_others`."""
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -41,7 +47,7 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     seconds = config.train.timeout_seconds
     # With NCCL a watchdog thread ends a process whose collective takes longer: TORCH_NCCL_ASYNC_ERROR_HANDLING is on by
     # default (read in torch 2.13, not run on a GPU).
-    group = InitProcessGroupKwargs(timeout=timedelta(seconds=seconds))
+    group = InitProcessGroupKwargs(init_method=f"{SCHEME}://", timeout=timedelta(seconds=seconds))
     # No buffer of a denoiser changes in training, and gradients need not be copied out of what is exchanged.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
@@ -74,6 +80,16 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     setup = {"version of sd-finetune": __version__, "mixed_precision": accelerator.mixed_precision}
     refuse_differences(as_flat(config) | versions | setup | {"data": data_fingerprint})
     return accelerator
+
+
+def find_others(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[Store, int, int]]:
+    """Yield a store, the rank, and the number of processes. It is the launcher's, under a name of this start:
+    without one, restarted processes try to connect with those before them (torch 2.13)."""
+    store, rank, size = next(rendezvous(url.replace(SCHEME, "env", 1), timeout=timeout, **options))
+    yield PrefixStore(meet(store, rank, size, timeout.total_seconds()), store), rank, size
+
+
+register_rendezvous_handler(SCHEME, find_others)
 
 
 def end_group() -> None:
