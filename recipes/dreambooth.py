@@ -19,7 +19,7 @@ from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.launch import run_recipe, say, training_stage
 from finetune.planning.recipe import Captions, Recipe, Stage
 from finetune.plurals import plural
-from finetune.run_folder.options import cache_folder, held_out_indices
+from finetune.run_folder.options import cache_folder, held_out_indices, refuse_separate_folders
 
 if TYPE_CHECKING:
     from finetune.data.kept_files import KeptFiles
@@ -89,6 +89,7 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
 
         cache, size = cache_folder(config.cache), config.data.resolution
         accelerator = make_accelerator(config, manifest.fingerprint)
+        refuse_separate_folders({"cache.folder": cache})
         made = make_class_images(family, source, config.prior, cache, size, accelerator, offload=config.model.offload)
         of_class = read_manifest(str(made), captions="none", kept=manifest.kept)
         of_class = replace(of_class, records=of_class.records[: config.prior.num_pictures])

@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,23 +39,39 @@ def check_output(folder: Path) -> None:
         ) from error
 
 
-def refuse_separate_folders(folder: Path) -> None:
-    """Raise ValueError unless all processes share one folder. Else each machine would train, and only the first
-    save."""
-    token = ranks().exchange(secrets.token_hex(8))[0]
-    mark = folder / f".tmp-job-{token}"
+def refuse_separate_folders(folders: Mapping[str, Path]) -> None:
+    """Raise ValueError unless all processes see the same folders. They are given by option. With an output folder of
+    each machine's own, each would train, and only the first save. A folder that the first process cannot write to is
+    not compared."""
+    token = f".tmp-job-{ranks().exchange(secrets.token_hex(8))[0]}"
+    marks = {option: folder / token for option, folder in folders.items()}
+    marked = [option for option, mark in marks.items() if ranks().rank == 0 and wrote(mark)]
+    marked = json.loads(ranks().exchange(json.dumps(marked))[0])
+    unseen = [option for option in marked if not appears(marks[option])]
+    found = [json.loads(text) for text in ranks().exchange(json.dumps(unseen))]
     if ranks().rank == 0:
-        mark.touch()
-    ranks().exchange()
-    seen = ranks().exchange("yes" if appears(mark) else "no")
-    if ranks().rank == 0:
-        mark.unlink(missing_ok=True)
-    if apart := [str(rank) for rank, text in enumerate(seen) if text == "no"]:
+        for option in marked:
+            marks[option].unlink(missing_ok=True)
+    problems = []
+    for option in marked:
+        if apart := [str(rank) for rank, unseen in enumerate(found) if option in unseen]:
+            problems.append(
+                f"{option}: {folders[option]} is not the same folder for process {', '.join(apart)} as for process 0. "
+                "Use a folder on a disk that all machines of the job share."
+            )
+    if problems:
         ranks().leave()
-        raise ValueError(
-            f"output.folder: {folder} is not the same folder for process {', '.join(apart)} as for process 0. Use a "
-            "folder on a disk that all machines of the job share."
-        )
+        raise ValueError("\n".join(problems))
+
+
+def wrote(mark: Path) -> bool:
+    """Create an empty file with its folder. Returns False where that is refused."""
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:
+        return False
+    return True
 
 
 def appears(path: Path) -> bool:

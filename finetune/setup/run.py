@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
@@ -17,7 +18,7 @@ from finetune.processes.sharding_request import is_requested, requested_sharding
 from finetune.run.device import device_warnings, make_accelerator, refuse_unfit
 from finetune.run.resume import find_checkpoint
 from finetune.run.saving.write_checkpoint import remove_leftovers
-from finetune.run_folder.options import check_output, refuse_separate_folders
+from finetune.run_folder.options import cache_folder, check_output, refuse_separate_folders
 from finetune.session import Run
 from finetune.setup.sharding import refuse_unsharded
 
@@ -35,7 +36,7 @@ def open_run(config: TrainConfig, manifest: Manifest) -> Iterator[Run]:
     if sharding is not None:
         refuse_unsharded(config, accelerator.mixed_precision)
     lock = lock_folder(folder) if accelerator.is_main_process else None
-    refuse_separate_folders(folder)
+    refuse_separate_folders(shared_folders(config))
     if accelerator.is_main_process:
         remove_leftovers(folder)
         remove_leftovers(folder / "checkpoints")
@@ -53,3 +54,10 @@ def open_run(config: TrainConfig, manifest: Manifest) -> Iterator[Run]:
     yield Run(config, manifest, accelerator, source, family, lock, resume, warnings, started_at, sharding)
     if lock:
         lock.close()
+
+
+def shared_folders(config: TrainConfig) -> dict[str, Path]:
+    """Return the folders that all processes need, by option."""
+    uses_cache = config.cache.latents or config.cache.text
+    cache = {"cache.folder": cache_folder(config.cache)} if uses_cache else {}
+    return {"output.folder": config.output.folder, **cache}

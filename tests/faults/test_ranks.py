@@ -98,14 +98,17 @@ class ChangeFolder:
         options.SECONDS_TO_APPEAR = 0.5
 
 
-def test_an_output_folder_of_each_machines_own_is_refused(job: Options, tmp_path: Path) -> None:
+def test_folders_of_each_machines_own_are_refused(job: Options, tmp_path: Path) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
-    running = two(job | {"output.folder": "out"}, tmp_path, prepare=[ChangeFolder(folder) for folder in folders])
+    own: Options = {"output.folder": "out", "cache.folder": "cache"}
+    running = two(job | own, tmp_path, prepare=[ChangeFolder(folder) for folder in folders])
     for ended in ends(running, 60):
         assert ended.exit_code == 1, ended.output
-        assert "output.folder: out is not the same folder for process 1 as for process 0" in ended.output
+        for named in ("output.folder: out", "cache.folder: cache"):
+            assert f"{named} is not the same folder for process 1 as for process 0" in ended.output
+    assert [path for folder in folders for path in folder.rglob(".tmp-*")] == []
 
 
 def test_a_request_of_the_launcher_that_would_be_dropped_is_refused(small_run: Options, tmp_path: Path) -> None:
