@@ -1,6 +1,6 @@
-"""Options of `finetune lora merge`, `effect`, `convert` and `extract`; torch-free."""
+"""Options of `finetune lora merge`, `convert` and `extract`; torch-free."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,59 +16,22 @@ class MergeConfig:
     """Options of `finetune lora merge`."""
 
     model: ModelConfig
-    """The base model, named first before the options, or here."""
     output: Path
-    """New folder of the merged pipeline, or a .safetensors file of the whole model for other programs."""
+    """New folder of the merged pipeline."""
     files: tuple[str, ...] = ()
     """Adapters of any layout, each with its strength behind a colon, such as ink.safetensors:0.8; 1 where none is
-    given. They are named before the options, after the base model."""
-    dtype: Literal["fp16", "bf16", "fp32", "fp8"] = "fp16"
-    """Number format of the merged weights; they are added in float32. fp8 is for a .safetensors file alone, as in
-    finetune export."""
+    given. They are named before the options."""
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Number format of the merged weights; they are added in float32."""
 
     def __post_init__(self) -> None:
-        refuse(self, (files_given, new_output, fp8_in_one_file))
+        refuse(self, (files_given, new_output))
 
     @property
     def adapters(self) -> tuple[tuple[Path, float], ...]:
         """Files with their strengths."""
-        return with_strengths(self.files)
-
-
-RoundedTo = Literal["fp16", "bf16", "fp8", "fp8_scaled", "int8", "nf4"]
-
-
-@dataclass(frozen=True)
-class EffectConfig:
-    """Options of `finetune lora effect`."""
-
-    model: ModelConfig
-    """The base model, named first before the options, or here."""
-    files: tuple[str, ...] = ()
-    """Adapters of any layout, as in finetune lora merge. They are only read."""
-    formats: tuple[RoundedTo, ...] = ("fp16", "bf16", "fp8", "fp8_scaled", "int8", "nf4")
-    """Number formats of the denoiser's weights: fp8 is e4m3 without scales, as ComfyUI casts; fp8_scaled, int8 and nf4
-    are those of model.quantization."""
-
-    def __post_init__(self) -> None:
-        refuse(self, (files_given, formats_given))
-
-    @property
-    def adapters(self) -> tuple[tuple[Path, float], ...]:
-        """Files with their strengths."""
-        return with_strengths(self.files)
-
-
-def with_strengths(files: Sequence[str]) -> tuple[tuple[Path, float], ...]:
-    """Split each FILE:STRENGTH."""
-    found = map(split_strength, files)
-    return tuple((Path(path), strength) for path, strength in found)
-
-
-def formats_given(formats: tuple[RoundedTo, ...]) -> Iterator[str]:
-    """Refuse a command without number formats."""
-    if not formats:
-        yield "formats: missing, expected number formats such as fp8 int8. Give one or more."
+        found = map(split_strength, self.files)
+        return tuple((Path(path), strength) for path, strength in found)
 
 
 Layout = Literal["kohya", "diffusers", "original", "peft"]
@@ -146,7 +109,9 @@ def output_of_layout(output: Path, to: Layout) -> Iterator[str]:
 def files_given(files: tuple[str, ...]) -> Iterator[str]:
     """Refuse a command without files, and files that do not exist."""
     if not files:
-        yield "files: missing, expected the base model and adapters. Use: finetune lora merge BASE FILE ... OPTIONS"
+        yield (
+            "files: missing, expected adapters. Use: finetune lora merge FILE ... --model.source BASE --output FOLDER"
+        )
     for file, _ in map(split_strength, files):
         if not Path(file).exists():
             yield f"files: no file or folder {file}. Expected a safetensors file, or a folder that peft wrote."
@@ -155,10 +120,4 @@ def files_given(files: tuple[str, ...]) -> Iterator[str]:
 def new_output(output: Path) -> Iterator[str]:
     """Refuse to replace what is there."""
     if output.exists():
-        yield f"output: {output} exists already, expected a new one. Choose another name."
-
-
-def fp8_in_one_file(output: Path, dtype: str) -> Iterator[str]:
-    """Refuse pipelines in 8 bits, which diffusers would compute in."""
-    if dtype == "fp8" and output.suffix != ".safetensors":
-        yield f"dtype: got fp8 for the folder {output}, expected it with a .safetensors file. Give one, or use fp16."
+        yield f"output: {output} exists already, expected a new folder. Choose another name."

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import default_yaml_config_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
 from finetune.processes.launch_request import refuse_launch, unread_config
 
@@ -48,6 +48,15 @@ def test_several_processes_of_which_one_was_started_are_refused(monkeypatch: pyt
     with pytest.raises(ValueError, match="num_processes: got 1 process"):
         refuse_launch(environment, {})
     refuse_launch(environment, {"MASTER_ADDR": "10.0.0.1"})  # set by the cluster, so it tells nothing
+
+
+def test_machines_meet_where_the_shipped_config_and_its_command_say() -> None:
+    config = ["--config_file", str(CONFIGS / "multi_node.yaml"), "--num_processes", "16", "--machine_rank", "1"]
+    words = [*config, "--rdzv_backend", "c10d", "--main_process_ip", "node-a.example", "-m", "recipes.lora"]
+    arguments = _validate_launch_command(launch_command_parser().parse_args(words))[0]
+    refuse_launch(prepare_multi_gpu_env(arguments) | {"WORLD_SIZE": "16"}, {})
+    assert (arguments.rdzv_backend, arguments.rdzv_endpoint) == ("c10d", "node-a.example:29400")
+    assert (arguments.nnodes, arguments.nproc_per_node) == ("2", "8")
 
 
 def test_a_config_that_only_the_launcher_reads_is_named(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_what_is_not_a_preset_is_called_what_it_is(tmp_path: Path, monkeypatch: 
 
 
 def test_configs_of_accelerate_are_found_by_name() -> None:
-    assert set(carried(ACCELERATE_CONFIGS)) >= {"cpu", "single_gpu", "multi_gpu"}
+    assert set(carried(ACCELERATE_CONFIGS)) >= {"cpu", "single_gpu", "multi_gpu", "fsdp2", "multi_node"}
     assert find_accelerate_config("cpu").is_file() and find_accelerate_config("cpu.yaml").is_file()
     with pytest.raises(ValueError, match="single_gpu"):
         find_accelerate_config("gpu")
