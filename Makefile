@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 # Not heic and jxl: their packages contain code under the GPL (docs/preparation.md).
-EXTRAS := dedup,demo,dev,mlflow,optimizers,ray,tagger,tensorboard,trackio,wandb-view
+EXTRAS := dedup,demo,dev,mlflow,optimizers,ray,s3,tagger,tensorboard,trackio,wandb-view
 WORKERS ?= 2
 ARGS ?=
 

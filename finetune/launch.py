@@ -53,7 +53,7 @@ def read_manifest(recipe: Recipe[Config], config: Config) -> "Manifest":
     """Read the images of a config, with what was kept of them."""
     from finetune.data.kept_files import kept_files  # not for a finished run, which needs none of its imports
 
-    return recipe.manifest(config, kept_files())
+    return recipe.manifest(config, kept_files(config.cache.place))
 
 
 def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -> None:

@@ -19,7 +19,7 @@ from finetune.config.dreambooth import DreamBoothTrainConfig
 from finetune.launch import run_recipe, say, training_stage
 from finetune.planning.recipe import Captions, Recipe, Stage
 from finetune.plurals import plural
-from finetune.run_folder.options import cache_folder, held_out_indices, refuse_separate_folders
+from finetune.run_folder.options import held_out_indices, refuse_separate_folders
 
 if TYPE_CHECKING:
     from finetune.data.kept_files import KeptFiles
@@ -87,7 +87,7 @@ def training_images(config: DreamBoothTrainConfig, manifest: "Manifest") -> "Man
         from finetune.run.class_images import make_class_images
         from finetune.run.device import make_accelerator
 
-        cache, size = cache_folder(config.cache), config.data.resolution
+        cache, size = config.cache.place, config.data.resolution
         accelerator = make_accelerator(config, manifest.fingerprint)
         refuse_separate_folders({"cache.folder": cache})
         made = make_class_images(family, source, config.prior, cache, size, accelerator, offload=config.model.offload)

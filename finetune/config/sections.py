@@ -1,5 +1,6 @@
 """Options of the model, the dataset, its cache and the loop; torch-free."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,8 @@ class DataConfig:
     """Images and captions."""
 
     folder: Annotated[str | None, not_empty("a folder or a Hub dataset id"), OneOf("folders"), Mark.READ] = None
-    """Prepared folder with metadata.jsonl, folder of images with .txt captions, or Hub dataset id."""
+    """Prepared folder with metadata.jsonl, folder of images with .txt captions, Hub dataset id, or URL of Parquet
+    tables or WebDataset archives (s3://bucket/folder)."""
     folders: tuple[TrainingFolder, ...] = ()
     """Several folders instead of data.folder, each as a path or with options of its own, as in "{folder: a,
     repeats: 10}"; docs/datasets.md lists them."""
@@ -179,6 +181,12 @@ class CacheConfig:
     """Folder of the caches; none means ~/.cache/sd-finetune (or $XDG_CACHE_HOME). Runs can share it."""
     shard_size: Count = 256
     """Entries per file."""
+
+    @property
+    def place(self) -> Path:
+        """The folder that is used."""
+        usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return self.folder or Path(usual) / "sd-finetune"
 
 
 @dataclass(frozen=True)

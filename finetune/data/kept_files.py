@@ -3,6 +3,7 @@
 import hashlib
 import os
 import threading
+from pathlib import Path
 
 from finetune.data.listing import ImageSource
 from finetune.plurals import first_few
@@ -12,9 +13,13 @@ MOST_BYTES = 2**30
 
 
 class KeptFiles:
-    """Files by their hash, up to a limit of bytes. Without a limit none is kept."""
+    """Files by their hash, up to a limit of bytes. Without a limit none is kept.
 
-    def __init__(self, most_bytes: int = 0) -> None:
+    `cache` is the folder for what later runs need again, such as indexes of remote images; None is the usual one.
+    """
+
+    def __init__(self, most_bytes: int = 0, cache: Path | None = None) -> None:
+        self.cache = cache
         self._files: dict[str, bytes] = {}
         self._free = most_bytes
         self._lock = threading.Lock()
@@ -53,6 +58,6 @@ class KeptFiles:
         self._files.clear()
 
 
-def kept_files() -> KeptFiles:
+def kept_files(cache: Path | None = None) -> KeptFiles:
     """Return the empty store of one of this machine's training processes."""
-    return KeptFiles(MOST_BYTES // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return KeptFiles(MOST_BYTES // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), cache)

@@ -1,6 +1,6 @@
 """Images as their dataset lists them, and the collection of its mistakes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeGuard
 
@@ -40,9 +40,12 @@ class FindingItems:
 
     def add(self, item: str) -> None:
         """Count an item."""
-        self.count += 1
-        if len(self.items) < NUM_SHOWN:
-            self.items.append(item)
+        self.extend(1, [item])
+
+    def extend(self, count: int, items: Sequence[str]) -> None:
+        """Count items, of which the first are given."""
+        self.count += count
+        self.items += items[: NUM_SHOWN - len(self.items)]
 
 
 class Findings:
@@ -69,6 +72,26 @@ class Findings:
     def warnings(self) -> tuple[str, ...]:
         """One line for every kind of warning."""
         return tuple(_lines(self._warnings))
+
+    @property
+    def counted(self) -> dict[str, tuple[int, list[str]]]:
+        """Kinds of warnings with their counts and first items, for a file."""
+        return {kind: (each.count, each.items) for kind, each in self._warnings.items()}
+
+    @property
+    def has_errors(self) -> bool:
+        """True where training must not start."""
+        return bool(self._errors)
+
+    def add_counted(self, warnings: Mapping[str, tuple[int, list[str]]]) -> None:
+        """Add warnings as `counted` returned them."""
+        for kind, (count, items) in warnings.items():
+            self._warnings.setdefault(kind, FindingItems()).extend(count, items)
+
+    def add_errors(self, other: "Findings") -> None:
+        """Add the errors of a part of the dataset."""
+        for kind, each in other._errors.items():
+            self._errors.setdefault(kind, FindingItems()).extend(each.count, each.items)
 
 
 def _lines(found: dict[str, FindingItems]) -> list[str]:

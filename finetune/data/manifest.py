@@ -21,6 +21,7 @@ from finetune.data.listing import Entry, Findings, ImageSource, Split
 from finetune.data.masks import MaskFile, checked_masks
 from finetune.data.probe import probe_all
 from finetune.data.refusals import CORRECT_FILES, prepare_command, refuse_masks, refuse_no_dataset, refuse_unfinished
+from finetune.data.remote.storage import is_url
 from finetune.data.visible_files import FolderSource, holds_tables, is_saved_dataset, visible_files
 
 
@@ -53,7 +54,7 @@ class Record:
 class Manifest:
     """All records, sorted by their file names' bytes, and their source."""
 
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     source: ImageSource
     location: str
     warnings: tuple[str, ...] = ()
@@ -149,6 +150,8 @@ def read_manifest(
     - the files of `Dataset.save_to_disk`, or data/*.parquet from preparation,
     - no image of its own, but Parquet, Arrow or archive files, as `datasets.load_dataset` reads them.
 
+    A URL, such as s3://bucket/folder, is a folder of Parquet tables or WebDataset archives in remote storage.
+
     A name of the form owner/name that is not a folder is a Hub dataset, whose train split is read. The caption column
     has a text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of an
     image's folder is its caption; with none, all have the empty one. `folder_repeats` decides if 10_NAME is a folder
@@ -157,6 +160,10 @@ def read_manifest(
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
     """
+    if is_url(folder):
+        from finetune.data.remote.read import read_remote  # pyarrow takes a while to load
+
+        return read_remote(folder, image_column, reading, captions, mask, kept or KeptFiles())
     findings, kept, path, root = Findings(), kept or KeptFiles(), Path(folder), os.path.abspath(folder)
     refuse_unfinished(path)
     for place in (folder, mask.folder):

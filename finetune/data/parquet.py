@@ -145,7 +145,7 @@ class _OpenTable:
             if not 0 <= row < self._starts[-1]:
                 raise ValueError(f"there is no row {row}, the table has {self._starts[-1]:,}")
             piece = self._piece(row)
-            return _stored_bytes(piece[1][row - piece[0]])
+            return stored_bytes(piece[1][row - piece[0]])
 
     def _piece(self, row: int) -> tuple[int, "Array"]:
         for piece in self._pieces:
@@ -187,7 +187,8 @@ def _num_bytes(group: "RowGroupMetaData", column: str) -> int:
     return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] == column)
 
 
-def _stored_bytes(value: "Scalar") -> bytes:
+def stored_bytes(value: "Scalar") -> bytes:
+    """Return the bytes of an image from its value in a column. Raises ValueError where it has none."""
     import pyarrow
 
     if isinstance(value, pyarrow.StructScalar) and value.is_valid:
@@ -227,12 +228,15 @@ def read_prepared(
             for row, values in enumerate(zip(*columns.values(), strict=True), first):
                 named = dict(zip(columns, values, strict=True))
                 texts = [named[caption_column], named.get("captions_alt")] if is_captioned else None
-                listed = _listed(f"{table}#{row:08d}", named, texts, findings)
+                listed = listed_image(f"{table}#{row:08d}", named, texts, findings)
                 if listed is not None:
                     yield listed
 
 
-def _listed(name: str, row: Mapping[str, object], texts: list[object] | None, findings: Findings) -> ListedImage | None:
+def listed_image(
+    name: str, row: Mapping[str, object], texts: list[object] | None, findings: Findings
+) -> ListedImage | None:
+    """List the image of a row, or note the mistakes in it. Without `texts` the caption is empty."""
     width, height, sha256 = row["width"], row["height"], row["sha256"]
     if not (isinstance(width, int) and width > 0 and isinstance(height, int) and height > 0):
         findings.error("rows whose width and height are not sizes", f"{name} ({width!r} x {height!r})")

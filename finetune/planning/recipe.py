@@ -46,7 +46,9 @@ class Recipe(Generic[Config]):
 
     def manifest(self, config: Config, kept: "KeptFiles | None" = None) -> "Manifest":
         """Return the checked images of a config. Files that are read are put into `kept`."""
-        found = self._manifest(config, kept)
+        from finetune.data.kept_files import KeptFiles
+
+        found = self._manifest(config, kept or KeptFiles(cache=config.cache.place))
         return found if config.data.upscale else without_upscaling(found, config.data)
 
     def _manifest(self, config: Config, kept: "KeptFiles | None") -> "Manifest":

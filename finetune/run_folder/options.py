@@ -14,7 +14,6 @@ from finetune.config.outputs import ValidationConfig
 from finetune.config.parse.command_line import read_yaml
 from finetune.config.parse.convert import entry_text
 from finetune.config.parse.dump import as_flat
-from finetune.config.sections import CacheConfig
 from finetune.config.train import TrainConfig
 from finetune.processes.ranks import ranks
 
@@ -119,13 +118,6 @@ def refuse_changed_data(manifest: "Manifest", digests: dict[str, str], allowed: 
             f"{option}: {text} Put them back, or add --data.allow_change true to train on with the new ones."
         )
     return text
-
-
-def cache_folder(config: CacheConfig) -> Path:
-    """Return the folder of the caches."""
-    if config.folder is not None:
-        return config.folder
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sd-finetune"
 
 
 def held_out_indices(records: Sequence["Record"], config: ValidationConfig) -> set[int]:

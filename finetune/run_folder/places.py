@@ -7,7 +7,6 @@ from pathlib import Path
 from finetune.config.facts import Mark, marked
 from finetune.config.parse.dump import as_flat
 from finetune.config.train import TrainConfig
-from finetune.run_folder.options import cache_folder
 
 
 def refuse_nested_folders(config: TrainConfig) -> None:
@@ -18,7 +17,7 @@ def refuse_nested_folders(config: TrainConfig) -> None:
 
 def nested_folders(config: TrainConfig) -> Iterator[str]:
     """Yield one sentence per pair of folders that overlap."""
-    output, cache = Path(config.output.folder), cache_folder(config.cache)
+    output, cache = Path(config.output.folder), config.cache.place
     for key, folder in folders(config, Mark.READ):
         for written, place in (("output.folder", output), ("cache.folder", cache)):
             if relation := related(place, folder):

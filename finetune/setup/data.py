@@ -27,7 +27,7 @@ from finetune.planning.advice import own_share
 from finetune.planning.scale_warnings import scale_warnings
 from finetune.plurals import plural
 from finetune.processes.signals import outlive_signals
-from finetune.run_folder.options import cache_folder, held_out_indices
+from finetune.run_folder.options import held_out_indices
 from finetune.session import LoadedModel, Run, TrainingData
 from finetune.setup.tracking import device_name
 
@@ -55,7 +55,7 @@ def prepare_data(run: Run, model: LoadedModel, prompts: Sequence[str]) -> Traini
         parts=model.parts,
     )
     cache = replace(config.cache, text=config.cache.text and not model.trains_text_encoders)
-    encoded = build_caches(encoder, run.accelerator, images, cache, cache_folder(cache), model.dtype, config.preview)
+    encoded = build_caches(encoder, run.accelerator, images, cache, cache.place, model.dtype, config.preview)
     dataset = TrainingDataset(images, encoded, config.seed)
     loader = make_loader(run, images, dataset)
     return TrainingData(held_out, images, figures, dataset, loader, encoder, encoded.drawing, warnings)

@@ -14,7 +14,6 @@ from finetune.run.device import COMPUTE_DTYPES
 from finetune.run.fingerprint import model_identity, start_identity
 from finetune.run.resume import refuse_other_model
 from finetune.run.weight_hashes import hashed_parts
-from finetune.run_folder.options import cache_folder
 from finetune.session import LoadedModel, Run
 
 
@@ -27,7 +26,7 @@ def load_model(run: Run, method: TuningMethod) -> LoadedModel:
     is_inpainting = family.is_inpainting(source)
     refuse_unfit_options(run, is_inpainting=is_inpainting)
     read = source if method.alters_weights else replace(source, as_stored=True)
-    parts, hashes = hashed_parts(family, read, cache_folder(config.cache), warnings.append)
+    parts, hashes = hashed_parts(family, read, config.cache.place, warnings.append)
     warnings += eight_bit_warnings(read)
     base_sha256, identity = hashes["denoiser"][0], model_identity(parts.components, hashes, objective)
     identity |= start_identity(config)

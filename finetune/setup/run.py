@@ -18,7 +18,7 @@ from finetune.processes.sharding_request import is_requested, requested_sharding
 from finetune.run.device import device_warnings, make_accelerator, refuse_unfit
 from finetune.run.resume import find_checkpoint
 from finetune.run.saving.write_checkpoint import remove_leftovers
-from finetune.run_folder.options import cache_folder, check_output, refuse_separate_folders
+from finetune.run_folder.options import check_output, refuse_separate_folders
 from finetune.session import Run
 from finetune.setup.sharding import refuse_unsharded
 
@@ -59,5 +59,5 @@ def open_run(config: TrainConfig, manifest: Manifest) -> Iterator[Run]:
 def shared_folders(config: TrainConfig) -> dict[str, Path]:
     """Return the folders that all processes need, by option."""
     uses_cache = config.cache.latents or config.cache.text
-    cache = {"cache.folder": cache_folder(config.cache)} if uses_cache else {}
+    cache = {"cache.folder": config.cache.place} if uses_cache else {}
     return {"output.folder": config.output.folder, **cache}

@@ -16,7 +16,6 @@ from finetune.planning.ladder import option_lines
 from finetune.planning.plan import Plan
 from finetune.plurals import plural
 from finetune.run.device import COMPUTE_DTYPES
-from finetune.run_folder.options import cache_folder
 from finetune.sizing.autocast import Device
 from finetune.sizing.disk import CacheBytes, cache_bytes
 from finetune.sizing.ladder import Step, climb
@@ -148,7 +147,7 @@ def measure(plan: Plan, device: str | None, precision: str | None, limit_gb: flo
         estimator.memory(plan.config),
         tuple(climb(estimator, plan.config, limit)),
         cache_bytes(plan, model, tuning, exact),
-        str(cache_folder(plan.config.cache)),
+        str(plan.config.cache.place),
     )
 
 

@@ -1,0 +1,1 @@
+"""Images in shards of remote storage, indexed once and read by ranges."""
