@@ -49,7 +49,7 @@ def main() -> None:
     if sys.argv[1:2] in (["generate"], ["evaluate"], ["export"]):  # their options are those of a config class
         run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
         return
-    if sys.argv[1:2] == ["lora"] and sys.argv[2:3] and sys.argv[2] in ("merge", "convert", "extract"):
+    if sys.argv[1:2] == ["lora"] and sys.argv[2:3] and sys.argv[2] in ("merge", "effect", "convert", "extract"):
         run(argparse.Namespace(command="lora", action=sys.argv[2], options=sys.argv[3:]))
         return
     if sys.argv[1:] and sys.argv[1] not in commands.choices:
@@ -168,7 +168,7 @@ def export_one_file(words: list[str]) -> None:
 
 
 def work_on_adapters(options: argparse.Namespace) -> None:
-    """Show, resize, convert, extract or merge files of adapters."""
+    """Show, measure, resize, convert, extract or merge files of adapters."""
     from finetune.launch import quiet_libraries, say
 
     if options.action == "show":

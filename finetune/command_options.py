@@ -34,7 +34,9 @@ def add_import(commands: Commands) -> None:
 
 def add_lora(commands: Commands) -> None:
     """Add the commands of `finetune lora`."""
-    lora = commands.add_parser("lora", help="look into files of adapters, and convert, resize, extract or merge them")
+    lora = commands.add_parser(
+        "lora", help="look into files of adapters, and measure, convert, resize, extract or merge them"
+    )
     actions = lora.add_subparsers(dest="action", required=True)
     show = options_once(actions.add_parser("show", help="say what a file holds, and what reads it"))
     show.add_argument("files", nargs="+", type=Path, metavar="FILE", help="safetensors files, which are only read")
@@ -48,6 +50,8 @@ def add_lora(commands: Commands) -> None:
         "--dtype", choices=("same", "fp16", "bf16", "fp32"), default="same", help="number format (same)"
     )
     actions.add_parser("merge", help="add adapters to the weights of a base model", add_help=False)
+    what = "measure what adapters do on a base model with weights in fp8, int8 or nf4"
+    actions.add_parser("effect", help=what, add_help=False)
     actions.add_parser("convert", help="write a LoRA in the layout of other programs", add_help=False)
     actions.add_parser("extract", help="write a LoRA from a fine-tuned model and its base model", add_help=False)
 

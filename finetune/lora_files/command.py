@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from finetune.config.parse.command_line import parse
-from finetune.lora_files.options import ConvertConfig, ExtractConfig, MergeConfig
+from finetune.lora_files.options import ConvertConfig, EffectConfig, ExtractConfig, MergeConfig
 
 Say = Callable[[str], None]
 
@@ -23,7 +23,18 @@ def parse_files(action: str, words: Sequence[str]) -> Callable[[Say], object]:
             return extract(extraction, say)
 
         return extracting
+    if action != "convert" and named and not any(text.startswith(("--model.source", "--config")) for text in flags):
+        flags += ["--model.source", named.pop(0)]
     flags += ["--files", *named] if named else []
+    if action == "effect":
+        measured = parse(EffectConfig, flags, program=program)
+
+        def measuring(say: Say) -> object:
+            from finetune.lora_files.effect import measure_effect
+
+            return measure_effect(measured, say)
+
+        return measuring
     if action == "convert":
         conversion = parse(ConvertConfig, flags, program=program)
 

@@ -1,6 +1,6 @@
-"""Options of `finetune lora merge`, `convert` and `extract`; torch-free."""
+"""Options of `finetune lora merge`, `effect`, `convert` and `extract`; torch-free."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,8 +30,43 @@ class MergeConfig:
     @property
     def adapters(self) -> tuple[tuple[Path, float], ...]:
         """Files with their strengths."""
-        found = map(split_strength, self.files)
-        return tuple((Path(path), strength) for path, strength in found)
+        return with_strengths(self.files)
+
+
+RoundedTo = Literal["fp16", "bf16", "fp8", "fp8_scaled", "int8", "nf4"]
+
+
+@dataclass(frozen=True)
+class EffectConfig:
+    """Options of `finetune lora effect`."""
+
+    model: ModelConfig
+    """The base model, named first before the options, or here."""
+    files: tuple[str, ...] = ()
+    """Adapters of any layout, as in finetune lora merge. They are only read."""
+    formats: tuple[RoundedTo, ...] = ("fp16", "bf16", "fp8", "fp8_scaled", "int8", "nf4")
+    """Number formats of the denoiser's weights: fp8 is e4m3 without scales, as ComfyUI casts; fp8_scaled, int8 and nf4
+    are those of model.quantization."""
+
+    def __post_init__(self) -> None:
+        refuse(self, (files_given, formats_given))
+
+    @property
+    def adapters(self) -> tuple[tuple[Path, float], ...]:
+        """Files with their strengths."""
+        return with_strengths(self.files)
+
+
+def with_strengths(files: Sequence[str]) -> tuple[tuple[Path, float], ...]:
+    """Split each FILE:STRENGTH."""
+    found = map(split_strength, files)
+    return tuple((Path(path), strength) for path, strength in found)
+
+
+def formats_given(formats: tuple[RoundedTo, ...]) -> Iterator[str]:
+    """Refuse a command without number formats."""
+    if not formats:
+        yield "formats: missing, expected number formats such as fp8 int8. Give one or more."
 
 
 Layout = Literal["kohya", "diffusers", "original", "peft"]
@@ -109,9 +144,7 @@ def output_of_layout(output: Path, to: Layout) -> Iterator[str]:
 def files_given(files: tuple[str, ...]) -> Iterator[str]:
     """Refuse a command without files, and files that do not exist."""
     if not files:
-        yield (
-            "files: missing, expected adapters. Use: finetune lora merge FILE ... --model.source BASE --output FOLDER"
-        )
+        yield "files: missing, expected the base model and adapters. Use: finetune lora merge BASE FILE ... OPTIONS"
     for file, _ in map(split_strength, files):
         if not Path(file).exists():
             yield f"files: no file or folder {file}. Expected a safetensors file, or a folder that peft wrote."

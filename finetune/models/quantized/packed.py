@@ -125,9 +125,7 @@ def pack_layers(
     keep = None
     if offload:
         keep = PinnedBlocks().keep if device.type == "cuda" else Tensor.cpu
-    for name, layer in list(denoiser.named_modules()):
-        if type(layer) is not nn.Linear or not any(piece.isdigit() for piece in name.split(".")):
-            continue
+    for name, layer in list(packable_layers(denoiser)):
         packed = PackedLinear(layer, kind, double=double, device=device, dtype=dtype, keep=keep)
         parent, _, own = name.rpartition(".")
         setattr(denoiser.get_submodule(parent), own, packed)
@@ -138,6 +136,13 @@ def pack_layers(
         given = "model.offload: got true" if kind == "none" else f"model.quantization: got {kind}"
         raise ValueError(f"{given}, but this denoiser has no repeated blocks with linear layers. Remove it.")
     return Savings(num_layers, before, now)
+
+
+def packable_layers(denoiser: Denoiser) -> Iterator[tuple[str, nn.Linear]]:
+    """Yield the linear layers of the repeated blocks by name."""
+    for name, layer in denoiser.named_modules():
+        if type(layer) is nn.Linear and any(piece.isdigit() for piece in name.split(".")):
+            yield name, layer
 
 
 def packed_layers(network: nn.Module) -> Iterator[PackedLinear]:
