@@ -18,8 +18,9 @@ class ExportConfig:
     """The model, named before the options: a folder in diffusers layout, a Hub id, or a single file."""
     output: Path
     """The new .safetensors file."""
-    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
-    """Number format of the weights."""
+    dtype: Literal["fp16", "bf16", "fp32", "fp8"] = "fp16"
+    """Number format of the weights. fp8 is e4m3 without scales for the weights of the denoiser's layers, as ComfyUI and
+    Forge read it; all else is fp16 then."""
 
     def __post_init__(self) -> None:
         refuse(self)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from finetune.export.fused import Places, stacked
 from finetune.export.pipeline import EXACT, ROUNDING, num_bytes, outputs
 from finetune.export.pipeline import cast as cast_components
-from finetune.export.single_file import DTYPES, Dtype, not_written
+from finetune.export.single_file import DTYPES, ModelDtype, not_written
 from finetune.export.verify import errors_only, relative_difference
 from finetune.files import put_in_place, unfinished
 from finetune.models.family import Components, ModelFamily
@@ -33,14 +33,20 @@ Say = Callable[[str], None]
 
 
 def save_one_file(
-    family: ModelFamily, components: Components, objective: Objective, *, dtype: Dtype, path: Path, say: Say = print
+    family: ModelFamily,
+    components: Components,
+    objective: Objective,
+    *,
+    dtype: ModelDtype,
+    path: Path,
+    say: Say = print,
 ) -> float:
     """Write the file; return what its number format costs, relative.
 
     It gets its name only after diffusers' `from_single_file` has reloaded it, and the outputs of denoiser and decoder
     have been compared. Raises ValueError where they differ beyond rounding; nothing is written then.
     """
-    rounded = cast_components(components, DTYPES[dtype])
+    rounded = in_fp8(components) if dtype == "fp8" else cast_components(components, DTYPES[dtype])
     temporary = unfinished(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -63,7 +69,7 @@ def verified(
     rounded: Components,
     temporary: Path,
     path: Path,
-    dtype: Dtype,
+    dtype: ModelDtype,
     say: Say,
 ) -> float:
     """Compare the reloaded file, and give it its name."""
@@ -79,10 +85,28 @@ def verified(
         raise ValueError(
             f"export: {path.name} does not reproduce the model: reloaded, its output differs by {exact:.2g} relative "
             f"from that of the weights in {dtype} (expected at most {EXACT:g}), and that by {rounding:.2g} "
-            f"from the model's (expected at most {ROUNDING[dtype]:g}). Use fp32, or report this."
+            f"from the model's (expected at most {ROUNDING[dtype]:g}). Use --dtype fp32, or report this."
         )
     put_in_place(temporary, path)
     return rounding
+
+
+def in_fp8(components: Components) -> Components:
+    """Cast weights of the denoiser's layers to e4m3, all else to float16. Norms, biases and tables have
+    few bytes and keep float16, as do the other parts. Raises ValueError where a weight is out of range."""
+    narrow = cast_components(components, torch.float16)
+    for name, layer in components.denoiser.named_modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
+        largest = float(layer.weight.detach().abs().max())
+        if not largest <= torch.finfo(torch.float8_e4m3fn).max:  # a cast would cut it, or make it no number
+            raise ValueError(
+                f"dtype: {name} of the denoiser reaches {largest:.3g}, too large for fp8. Use --dtype fp16, bf16 or "
+                "fp32."
+            )
+        weight = layer.weight.detach().to("cpu", torch.float8_e4m3fn)
+        narrow.denoiser.get_submodule(name).register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    return narrow
 
 
 def original_weights(family: ModelFamily, components: Components) -> dict[str, Tensor]:

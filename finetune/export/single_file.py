@@ -18,6 +18,9 @@ from finetune.models.interfaces import Denoiser
 
 Dtype = Literal["fp16", "bf16", "fp32"]
 
+ModelDtype = Literal["fp16", "bf16", "fp32", "fp8"]
+"""Formats of a whole model in one file. fp8 is e4m3 without scales, for weights of the denoiser's layers alone."""
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"

@@ -1,4 +1,4 @@
-"""Adapters merged into their base model, compared and written as a pipeline."""
+"""Adapters merged into their base model, compared and written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from finetune.config.loss import LossConfig
+from finetune.export.one_file import save_one_file
 from finetune.export.pipeline import save_full_pipeline
 from finetune.export.verify import prediction, relative_difference
 from finetune.lora_files.options import MergeConfig
@@ -20,7 +22,7 @@ LARGEST = 1e-5
 
 
 def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
-    """Write the merged pipeline; return its folder. Raises ValueError for files that do not fit the base model."""
+    """Write the merged model; return its path. Raises ValueError for files that do not fit the base model."""
     source = ModelSource.from_config(config.model)
     family = family_named(find_family(source, config.model.family))
     components = family.load(source)
@@ -43,7 +45,12 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
             f"files: the merged weights do not reproduce the adapters: the output differs by {difference:.2g} "
             f"relative, expected at most {LARGEST:g}. Nothing was written; report this."
         )
-    rounding = save_full_pipeline(family, components, dtype=config.dtype, folder=config.output, source=source)
+    if config.output.suffix == ".safetensors":
+        objective = family.objective(components.scheduler, LossConfig())
+        rounding = save_one_file(family, components, objective, dtype=config.dtype, path=config.output, say=say)
+    else:
+        assert config.dtype != "fp8", "checked with the options"
+        rounding = save_full_pipeline(family, components, dtype=config.dtype, folder=config.output, source=source)
     names = ", ".join(f"{path.name} at {strength:g}" for path, strength in config.adapters)
     say(f"Merged {names} into {num} weights of {source.location}: {config.output}")
     say(

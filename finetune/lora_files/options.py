@@ -16,16 +16,18 @@ class MergeConfig:
     """Options of `finetune lora merge`."""
 
     model: ModelConfig
+    """The base model, named first before the options, or here."""
     output: Path
-    """New folder of the merged pipeline."""
+    """New folder of the merged pipeline, or a .safetensors file of the whole model for other programs."""
     files: tuple[str, ...] = ()
     """Adapters of any layout, each with its strength behind a colon, such as ink.safetensors:0.8; 1 where none is
-    given. They are named before the options."""
-    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
-    """Number format of the merged weights; they are added in float32."""
+    given. They are named before the options, after the base model."""
+    dtype: Literal["fp16", "bf16", "fp32", "fp8"] = "fp16"
+    """Number format of the merged weights; they are added in float32. fp8 is for a .safetensors file alone, as in
+    finetune export."""
 
     def __post_init__(self) -> None:
-        refuse(self, (files_given, new_output))
+        refuse(self, (files_given, new_output, fp8_in_one_file))
 
     @property
     def adapters(self) -> tuple[tuple[Path, float], ...]:
@@ -153,4 +155,10 @@ def files_given(files: tuple[str, ...]) -> Iterator[str]:
 def new_output(output: Path) -> Iterator[str]:
     """Refuse to replace what is there."""
     if output.exists():
-        yield f"output: {output} exists already, expected a new folder. Choose another name."
+        yield f"output: {output} exists already, expected a new one. Choose another name."
+
+
+def fp8_in_one_file(output: Path, dtype: str) -> Iterator[str]:
+    """Refuse pipelines in 8 bits, which diffusers would compute in."""
+    if dtype == "fp8" and output.suffix != ".safetensors":
+        yield f"dtype: got fp8 for the folder {output}, expected it with a .safetensors file. Give one, or use fp16."

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.cli import main
 from finetune.config.sections import ModelConfig
 from finetune.export.verify import prediction, relative_difference
 from finetune.lora_files.merge import merge
@@ -41,7 +42,10 @@ def test_a_merged_pipeline_is_the_base_model_with_its_adapters(
             assert "layers:" in "".join(show(path)) and "not understood" not in "".join(show(path))
 
 
-def test_two_files_are_merged_and_mistakes_are_named(export: Export, source: ModelSource, tmp_path: Path) -> None:
+def test_two_files_are_merged_and_mistakes_are_named(
+    export: Export, source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merge into a folder, and by the command into one file."""
     model, files = (
         ModelConfig(source.location),
         [export(kind).folder / "style.safetensors" for kind in ("lora", "loha")],
@@ -55,6 +59,19 @@ def test_two_files_are_merged_and_mistakes_are_named(export: Export, source: Mod
         set_strengths(adapters, [0.5, 0.5], part)
     found = prediction(FAMILY, fresh(ModelSource(str(tmp_path / "both"))))
     assert relative_difference(prediction(FAMILY, beside), found) < 1e-5
+    named = [
+        "merge",
+        source.location,
+        *(f"{file}:0.5" for file in files),
+        "--output",
+        str(tmp_path / "both.safetensors"),
+    ]
+    monkeypatch.setattr("sys.argv", ["finetune", "lora", *named, "--dtype", "fp32"])
+    main()
+    single = fresh(ModelSource(str(tmp_path / "both.safetensors"), config=Path(source.location)))
+    assert relative_difference(found, prediction(FAMILY, single)) < 1e-5
+    with pytest.raises(ValueError, match=r"dtype: got fp8 for the folder new, expected it with a \.safetensors file"):
+        MergeConfig(model, Path("new"), (str(files[0]),), dtype="fp8")
     with pytest.raises(ValueError, match=r"output: .*both exists already"):
         MergeConfig(model, tmp_path / "both", (str(files[0]),))
     with pytest.raises(ValueError, match=r"files: no file or folder absent\.safetensors"):

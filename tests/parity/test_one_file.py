@@ -8,6 +8,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.loaders import single_file_utils
 from safetensors import safe_open
+from torch import nn
 
 from finetune.cli import main
 from finetune.config.loss import LossConfig
@@ -16,7 +17,7 @@ from finetune.config.recipes import FullTrainConfig, LoRATrainConfig
 from finetune.config.sections import DataConfig, ModelConfig
 from finetune.export.fused import stacked
 from finetune.export.metadata import RunFacts
-from finetune.export.one_file import save_one_file
+from finetune.export.one_file import in_fp8, original_weights, save_one_file
 from finetune.export.pipeline import outputs
 from finetune.export.verify import relative_difference
 from finetune.methods.base import TrainedModel
@@ -26,6 +27,7 @@ from finetune.models.families.flux import Flux
 from finetune.models.families.sd import StableDiffusion
 from finetune.models.family import ModelSource, SingleFileLayer
 from finetune.models.loading.components import find_family
+from finetune.models.loading.eight_bits import eight_bit_warnings
 from finetune.models.loading.marks import read_marks
 from finetune.optim.ema import trained_state
 from tests.support.families import save_tiny_pipeline
@@ -63,6 +65,34 @@ def test_models_with_joined_layers_are_reloaded_by_diffusers(name: str, tmp_path
     assert "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight" in tensors
     assert {value.dtype for value in tensors.values()} == {torch.float16}
     assert len(said) == 1 and "projection of its own" in said[0]  # the tiny model's is random
+
+
+@pytest.mark.parametrize("name", ["sd", "sd3"])
+def test_fp8_is_for_the_layers_of_the_denoiser_alone(name: str, tmp_path: Path) -> None:
+    """Compare each weight with its cast, and load a file here."""
+    source, path, _ = saved(name, tmp_path, "fp8")
+    family = family_named(find_family(source))
+    components = family.load(source)
+    tensors, exact = safetensors.torch.load_file(path), original_weights(family, components)
+    eight = {name for name, value in tensors.items() if value.dtype == torch.float8_e4m3fn}
+    assert {value.dtype for name, value in tensors.items() if name not in eight} <= {torch.float16, torch.int64}
+    assert all(name.startswith("model.diffusion_model.") and name.endswith(".weight") for name in eight)
+    layers = [each for each in components.denoiser.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
+    assert sum(tensors[name].numel() for name in eight) == sum(layer.weight.numel() for layer in layers)
+    for key, value in tensors.items():
+        assert torch.equal(value.float(), exact[key].to(value.dtype).float()), key
+    if name == "sd":
+        again = ModelSource(str(path), config=Path(source.location))
+        assert len(eight_bit_warnings(again)) == 1
+        difference = relative_difference(*(outputs(family, each)[0] for each in (components, family.load(again))))
+        assert 1e-3 < difference < 0.5
+
+
+def test_weights_beyond_fp8_are_named(tmp_path: Path) -> None:
+    components = StableDiffusion().load(ModelSource(str(save_tiny_pipeline("sd", tmp_path))))
+    components.denoiser.get_parameter("conv_in.weight").data[0, 0, 0, 0] = 500
+    with pytest.raises(ValueError, match=r"dtype: conv_in of the denoiser reaches 500, too large for fp8"):
+        in_fp8(components)
 
 
 def test_v_prediction_and_zero_terminal_snr_are_marked(tmp_path: Path) -> None:
