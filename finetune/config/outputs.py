@@ -74,8 +74,9 @@ class CheckpointConfig:
     keep: Count = 2
     """Newest checkpoints that stay on disk."""
     export: bool = False
-    """Write the LoRA and the tokens of each checkpoint into its folder export, too, for diffusers and other programs.
-    The files are read again and compared with the trained weights; the model's output is compared at the end alone."""
+    """Write the adapters and the tokens of each checkpoint into its folder export, too: LoRA for diffusers and as one
+    file for other programs, LoHa and LoKr as one file and for peft, OFT for peft. The files are read again and compared
+    with the trained weights; the model's output is compared at the end alone."""
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,13 @@ def no_small_files(checkpoint: CheckpointConfig) -> Iterator[str]:
 
 def files_of_adapters(checkpoint: CheckpointConfig, lora: LoRAConfig) -> Iterator[str]:
     """Refuse files of checkpoints that need the base model's weights."""
-    given = {"lora.kind": lora.kind, "lora.dora": lora.dora, "lora.init": lora.init}
-    written = {"lora.kind": ("lora",), "lora.dora": (False,), "lora.init": ("default", "gaussian", "orthogonal")}
+    given = {"lora.dora": lora.dora, "lora.init": lora.init}
+    written = {"lora.dora": (False,), "lora.init": ("default", "gaussian", "orthogonal")}
     for key, value in given.items():
         if checkpoint.export and value not in written[key]:
             yield (
                 f"checkpoint.export: got true with {key} {str(value).lower()}, whose files are written and compared "
-                "beside the base model's weights, at the end alone. Remove it, or train a plain LoRA."
+                "beside the base model's weights, at the end alone. Remove it, or train adapters without."
             )
 
 

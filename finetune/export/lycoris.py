@@ -36,6 +36,18 @@ def save_lycoris(
     Layers that are one in the file are joined: LoHa's factors like those of LoRA, LoKr as whole differences, since
     stacked Kronecker products are not a Kronecker product.
     """
+    layers = lycoris_layers(state, scales)
+    tensors: dict[str, Tensor] = {}
+    for name, places in file_layers(family, denoiser, layers).items():
+        chosen = [layers[layer] for layer in places]
+        for kind, weight in (chosen[0] if is_unjoined(places) else joined(places, chosen)).items():
+            tensors[f"{name}.{kind}"] = weight if kind == "alpha" else cast_in_range(weight, dtype, name)
+    return write_single_file(tensors, metadata, path)
+
+
+def lycoris_layers(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors and the alpha of each layer. Raises ValueError for other weights than those
+    of LoHa and LoKr, and where one is not finite."""
     layers: dict[str, dict[str, Tensor]] = {}
     for key, weight in state.items():
         match = KEY.fullmatch(key)
@@ -50,12 +62,7 @@ def save_lycoris(
             own["alpha"] = torch.tensor(float(scales[layer] * weight.shape[0]))
         elif kind in ("lokr_w2", "lokr_w2_b"):
             own["alpha"] = torch.tensor(float(weight.shape[0]) if kind == "lokr_w2_b" else 1.0)
-    tensors: dict[str, Tensor] = {}
-    for name, places in file_layers(family, denoiser, layers).items():
-        chosen = [layers[layer] for layer in places]
-        for kind, weight in (chosen[0] if is_unjoined(places) else joined(places, chosen)).items():
-            tensors[f"{name}.{kind}"] = weight if kind == "alpha" else cast_in_range(weight, dtype, name)
-    return write_single_file(tensors, metadata, path)
+    return layers
 
 
 def joined(places: Places, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -47,11 +48,28 @@ def test_checkpoints_have_the_files_of_the_export_and_train_as_without(tiny_run:
     assert "at step 4 of 5" in completed("lora", options | {"train.steps": 5}, tmp_path / "log").output
 
 
+@pytest.mark.parametrize("kind", ["lokr", "oft"])
+def test_relatives_of_lora_have_the_files_of_the_export(kind: str, tiny_run: Options, tmp_path: Path) -> None:
+    """Compare the last checkpoint's files with the export. That of other programs is there for LoKr alone."""
+    options = tiny_run | {"train.steps": 1, "checkpoint.export": True, "lora.kind": kind, "output.name": "out"}
+    if kind == "oft":
+        options = {key: value for key, value in options.items() if key != "lora.rank"} | {"lora.block_size": 4}
+    completed("lora", options, tmp_path / "log")
+    last, whole = tmp_path / "out" / "checkpoints" / "step_000001" / "export", tmp_path / "out" / "export"
+    single = [("out-000001.safetensors", "out.safetensors")] if kind == "lokr" else []
+    assert sorted(path.name for path in last.iterdir()) == [*(name for name, _ in single), "peft"]
+    for name, exported in [*single, ("peft/unet/adapter_model.safetensors",) * 2]:
+        assert same_tensors(last / name, whole / exported)
+    config = "peft/unet/adapter_config.json"  # peft shortens the names of layers in those it was given
+    first, second = (json.loads((each / config).read_text()) | {"target_modules": []} for each in (last, whole))
+    assert first == second
+    assert all(safe_open(last / name, "pt").metadata()["ss_steps"] == "1" for name, _ in single)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
         (LoRATrainConfig, {"lora.dora": True}, "lora.dora true, whose files are written"),
-        (LoRATrainConfig, {"lora.kind": "loha"}, "lora.kind loha"),
         (LoRATrainConfig, {"lora.init": "pissa"}, "lora.init pissa"),
         (FullTrainConfig, {}, "no small file"),
         (PretrainConfig, {}, "no small file"),

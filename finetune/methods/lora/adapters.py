@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from finetune.config.lora import LoRAConfig, parsed_patterns
+from finetune.export.single_file import split_name
 from finetune.methods.lora.init import AdapterLayer, set_start
 from finetune.methods.lora.start import read_start, set_from_file, sizes_with_start
 from finetune.models.family import Network, is_inside
@@ -59,16 +60,9 @@ def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
     names, sizes = planned_layers(network, config)
     start = read_start(config, network)
     ranks, alphas = sizes_with_start(config, start, *sizes)
-    configs = {}
-    for part, chosen in names.items():
-        module = network.get_submodule(part)
-        configs[part] = peft_config(
-            config,
-            chosen,
-            {name: ranks[f"{part}.{name}"] for name in chosen},
-            {name: alphas[f"{part}.{name}"] for name in chosen},
-        )
-        inject_adapter_in_model(configs[part], module)
+    configs = peft_configs(config, names, (ranks, alphas))
+    for part, own in configs.items():
+        inject_adapter_in_model(own, network.get_submodule(part))
     if config.init in ("orthogonal", "pissa", "olora"):
         for name, layer in adapter_layers(network):
             set_start(layer, config.init, name)
@@ -76,6 +70,29 @@ def _attach(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
         if name in start.layers:
             set_from_file(layer, start.layers[name])
     return configs
+
+
+def attached_configs(network: Network, config: LoRAConfig) -> dict[str, PeftConfig]:
+    """Return each part's peft config of an adapted network. It started without a file."""
+    names: dict[str, list[str]] = {}
+    for name, _ in adapter_layers(network):
+        part, module = split_name(name)
+        names.setdefault(part, []).append(module)
+    return peft_configs(config, names, layer_sizes(config, [name for name, _ in adapter_layers(network)]))
+
+
+def peft_configs(config: LoRAConfig, names: Mapping[str, Sequence[str]], sizes: Sizes) -> dict[str, PeftConfig]:
+    """Return peft's config of each part for the layers with these names."""
+    ranks, alphas = sizes
+    return {
+        part: peft_config(
+            config,
+            chosen,
+            {name: ranks[f"{part}.{name}"] for name in chosen},
+            {name: alphas[f"{part}.{name}"] for name in chosen},
+        )
+        for part, chosen in names.items()
+    }
 
 
 def peft_config(

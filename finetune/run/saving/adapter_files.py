@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,21 +10,28 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from finetune.config.lora import LoRAConfig
+from finetune.export.fused import share
 from finetune.export.lora import KEY, LoRALayer, lora_layers, save_diffusers_lora, save_kohya_lora
-from finetune.export.lycoris import KEY as LYCORIS_KEY
-from finetune.export.lycoris import save_lycoris
+from finetune.export.lycoris import lycoris_layers, save_lycoris
+from finetune.export.peft_folder import peft_name, save_peft_folders
 from finetune.export.single_file import DTYPES, Dtype
 from finetune.export.tokens import save_tokens
 from finetune.lora_files.convert import LARGEST, compare, empty_network
+from finetune.lora_files.names import adaptable_layers
 from finetune.methods.base import TrainedModel
-from finetune.methods.lora.adapters import layer_scales
-from finetune.methods.lora.export import metadata_of
+from finetune.methods.lora.adapters import attached_configs, layer_scales
+from finetune.methods.lora.export import PEFT_FOLDER, metadata_of
 from finetune.methods.tokens import token_embeddings
+from finetune.models.family import Network
 from finetune.optim.build import evaluation_weights
 from finetune.optim.ema import trained_state
 from finetune.optim.sharded import whole
+from finetune.plurals import first_few
 from finetune.processes.ranks import ranks
 from finetune.run.saving.facts import run_facts
+from finetune.sampling.adapter_files import file_changes
+from finetune.sampling.weight_changes import change_of
 from finetune.session import Session
 
 
@@ -45,8 +52,9 @@ def exported_state(session: Session) -> dict[str, Tensor]:
 def write_adapter_files(session: Session, state: Mapping[str, Tensor], step: int, folder: Path) -> float:
     """Write the small files of a step; return the largest relative difference.
 
-    LoRA has diffusers' file and the single file of other programs, LoHa and LoKr have the latter, tokens a folder.
-    LoRA layers are read again for the difference. Raises ValueError where a file does not hold what was trained.
+    LoRA has diffusers' file and the single file of other programs; LoHa and LoKr have the latter and folders of peft,
+    OFT the folders alone; tokens have a folder. All are read again. Raises ValueError where a file does not hold what
+    was trained.
     """
     run, network = session.run, session.tuned.network
     embeddings = token_embeddings(network)
@@ -57,13 +65,8 @@ def write_adapter_files(session: Session, state: Mapping[str, Tensor], step: int
     if adapters and not session.model.alters_weights:
         if all(KEY.fullmatch(name) for name in adapters):
             largest = write_lora(session, lora_layers(adapters, layer_scales(network)), step, path)
-        elif all(LYCORIS_KEY.fullmatch(name) for name in adapters):
-            save_lycoris(
-                *(run.family, session.components.denoiser, adapters, layer_scales(network)),
-                metadata={"ss_steps": str(step)},
-                dtype="fp32",
-                path=path,
-            )
+        else:
+            largest = write_relatives(session, adapters, step, path)
     if embeddings:
         write_tokens(session, state, folder)
     return largest
@@ -76,18 +79,88 @@ def write_lora(session: Session, layers: list[LoRALayer], step: int, path: Path)
     file = save_diffusers_lora(run.family, session.components, layers, path.parent)
     if any(layer.magnitude is not None for layer in layers):
         return 0.0
-    config = getattr(run.config, "lora")  # noqa: B009  (recipes without adapters lack the section)
+    metadata = metadata_at(session, layers, step)
+    save_kohya_lora(run.family, session.components.denoiser, layers, metadata=metadata, dtype=dtype, path=path)
+    by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
+    network = network_of_names(session)
+    compare(path, {name: in_format(layer, dtype) for name, layer in by_name.items()}, network, LARGEST[dtype])
+    return max(compare(file, by_name, network, LARGEST["fp32"]), compare(path, by_name, network, math.inf))
+
+
+def write_relatives(session: Session, state: Mapping[str, Tensor], step: int, path: Path) -> float:
+    """Write LoHa, LoKr or OFT; return the largest difference. All have folders for peft, the first two one file, too.
+    Rotations have that at the end alone, where the base model's weights are at hand."""
+    run, network, dtype = session.run, session.tuned.network, session.run.config.output.dtype
+    config = lora_section(session)
+    assert isinstance(network, Network), "autoencoders have no adapters"
+    folder = save_peft_folders(
+        run.family, session.components, attached_configs(network, config), state, path.parent / PEFT_FOLDER
+    )
+    require_same(folder, state)
+    if config.kind == "oft":
+        return 0.0
+    scales = layer_scales(network)
+    metadata = metadata_at(session, [], step)
+    save_lycoris(run.family, session.components.denoiser, state, scales, metadata=metadata, dtype=dtype, path=path)
+    return compare_lycoris(path, lycoris_layers(state, scales), network_of_names(session), dtype)
+
+
+def require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where folders of peft hold other weights than were trained."""
+    written: list[tuple[str, Tensor]] = []
+    for file in sorted(folder.glob("*/*.safetensors")):
+        written += safetensors.torch.load_file(file).items()
+    expected = sorted((peft_name(name), value) for name, value in state.items())
+    if [name for name, _ in expected] != sorted(name for name, _ in written) or not all(
+        any(torch.equal(value, other) for own, other in written if own == name) for name, value in expected
+    ):
+        raise ValueError(f"export: {folder} does not hold the weights that were trained. Do not use it; report this.")
+
+
+def compare_lycoris(path: Path, layers: Mapping[str, Mapping[str, Tensor]], network: Network, dtype: Dtype) -> float:
+    """Compare the changes in a file with the trained ones. Returns the largest relative difference. Raises
+    ValueError where one is beyond the rounding to `dtype`, of which the smallest normal number is always part."""
+    found = file_changes(network.family, network, adaptable_layers(network), path)
+    largest, tiny = 0.0, torch.finfo(DTYPES[dtype]).smallest_normal
+    if missing := {f"{name}.weight" for name in layers} - found.keys():
+        raise ValueError(f"export: {path} lacks {first_few(sorted(missing))}. Do not use it, and report this.")
+    for name, change in found.items():
+        own = share(change.place, change_of(change.pieces)).flatten()
+        pieces = layers.get(name.removesuffix(".weight"))
+        rounded = exact = torch.zeros_like(own)
+        if pieces is not None:  # else a layer that shares one of the file
+            kept = {kind: value.to(DTYPES[dtype]).float() for kind, value in pieces.items() if kind != "alpha"}
+            rounded = change_of({**kept, "alpha": pieces["alpha"]}).flatten()
+            exact = change_of(pieces).flatten()
+        worst = float((own - rounded).abs().max())
+        if not worst <= LARGEST[dtype] * float(rounded.abs().max()) + tiny:
+            raise ValueError(
+                f"export: the change of {name} in {path} differs by {worst:.2g}. Do not use it; report this."
+            )
+        size = float(exact.norm())
+        largest = max(largest, float((own - exact).norm()) / size if size else 0.0)
+    return largest
+
+
+def lora_section(session: Session) -> LoRAConfig:
+    """Return the options of the adapters."""
+    return getattr(session.run.config, "lora")  # noqa: B009  (recipes without adapters lack the section)
+
+
+def metadata_at(session: Session, layers: Sequence[LoRALayer], step: int) -> dict[str, str]:
+    """Return the metadata of a step's single file."""
+    run = session.run
     trained = TrainedModel(
         *(run.family, run.source, session.components, session.tuned.network, session.model.objective),
         *({}, run.config, run_facts(session, step)),
     )
-    metadata = metadata_of(config, trained, layers)
-    save_kohya_lora(run.family, session.components.denoiser, layers, metadata=metadata, dtype=dtype, path=path)
-    by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
+    return metadata_of(lora_section(session), trained, layers)
+
+
+def network_of_names(session: Session) -> Network:
+    """Build the model without weights, to find layers by names."""
     with torch.random.fork_rng(devices=[]):
-        network = empty_network(replace(run.source, is_empty=True), run.config.model.family)
-    compare(path, {name: in_format(layer, dtype) for name, layer in by_name.items()}, network, LARGEST[dtype])
-    return max(compare(file, by_name, network, LARGEST["fp32"]), compare(path, by_name, network, math.inf))
+        return empty_network(replace(session.run.source, is_empty=True), session.run.config.model.family)
 
 
 def in_format(layer: LoRALayer, dtype: Dtype) -> LoRALayer:
