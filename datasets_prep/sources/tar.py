@@ -6,13 +6,14 @@ import posixpath
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from datasets_prep.captions.own import joined_entries, read_sidecars
 from datasets_prep.records import Item, Listing, Reason, Rejected
 from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
 from finetune.data.captions.reading import CaptionReading, is_unicode
+from finetune.data.hub import note_failed_downloads
 from finetune.data.listing import Entry, Findings
 from finetune.data.visible_files import MAX_FILE_BYTES
 
@@ -42,6 +43,8 @@ class TarSource:
 
     def listing(self, findings: Findings) -> Listing:
         items, rejected = [], []
+        tables = [Path(path).with_suffix(".parquet") for path in self.files.values()]
+        note_failed_downloads([path for path in tables if path.is_file()], findings)
         for stem, path in self.files.items():
             stamp = stamp_of(os.stat(path))
             index = _index(path, stamp)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pyarrow import ChunkedArray
 
 ROWS_AT_ONCE = 1024
+SAMPLE_KEY = "__key__"
+"""Column that `datasets` adds to the rows of WebDataset archives."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,8 @@ def read_rows(
             "column of their labels and omit data.captions."
         )
     rows = open_rows(location, findings=findings)
+    if SAMPLE_KEY in rows.column_names:
+        image_column, caption_column = sample_columns(rows, image_column, caption_column)
     needed = {"image_column": image_column} | ({} if captions == "none" else {"caption_column": caption_column})
     for option, column in needed.items():
         if column not in rows.column_names:
@@ -82,11 +86,55 @@ def read_rows(
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     entries = []
     for name, row in iterate_rows(rows, image_column, [] if captions == "none" else [caption_column]):
-        found = ("",) if captions == "none" else read_captions([row[caption_column]], name, findings)
-        entries.append(Entry(name, found))
+        value = None if captions == "none" else row[caption_column]
+        if SAMPLE_KEY in rows.column_names and isinstance(value, dict):
+            value = value.get("caption", value)
+        entries.append(Entry(name, ("",) if captions == "none" else read_captions([value], name, findings)))
     if not entries:
         raise ValueError(f"data.folder: {location} has no rows, expected images with captions. Choose another dataset.")
     return entries, row_source(rows, image_column, location)
+
+
+def sample_columns(rows: Dataset, image_column: str, caption_column: str) -> tuple[str, str]:
+    """Find the columns of WebDataset archives where the usual ones are missing. Columns are named after the endings of
+    files. The only images count, and captions in .txt before those in .json."""
+    import datasets
+
+    images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if image_column == "image" and image_column not in rows.column_names and len(images) == 1:
+        image_column = images[0]
+    texts = [name for name in ("txt", "json") if name in rows.column_names]
+    if caption_column == "text" and caption_column not in rows.column_names and texts:
+        caption_column = texts[0]
+    return image_column, caption_column
+
+
+def archives_beside_tables(location: str) -> list[str]:
+    """Return a folder's archives where tables repeat their captions. img2dataset writes both; `datasets` would read the
+    tables, which have no images."""
+    found = sorted(str(path) for path in Path(location).rglob("*.tar"))
+    tables = list(Path(location).rglob("*.parquet"))
+    return found if tables and {Path(path).with_suffix(".parquet") for path in found}.issuperset(tables) else []
+
+
+def note_failed_downloads(tables: Iterable[Path], findings: Findings) -> None:
+    """Count the rows of img2dataset's tables whose images could not be fetched."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for path in tables:
+        try:
+            file = parquet.ParquetFile(path)
+        except pyarrow.ArrowInvalid:
+            findings.warn("tables beside archives that cannot be read, and are not needed", path.name)
+            continue
+        if not {"url", "status"} <= set(file.schema_arrow.names):
+            continue
+        counts = file.read(["status"])["status"].value_counts().to_pylist()
+        num_failed = sum(each["counts"] for each in counts if each["values"] != "success")
+        if num_failed:
+            kind = "tables of img2dataset with images that could not be fetched, of which there are no files"
+            findings.warn(kind, f"{path.name} ({num_failed:,} of {file.metadata.num_rows:,})")
 
 
 def row_source(rows: Dataset, image_column: str, location: str) -> RowSource:
@@ -145,11 +193,15 @@ def open_rows(location: str, split: str = "train", findings: Findings | None = N
 
     is_local = os.path.isdir(location)
     is_saved = is_saved_dataset(Path(location))
+    archives = archives_beside_tables(location) if is_local and not is_saved else []
     loader = datasets.load_from_disk if is_saved else datasets.load_dataset
     try:
         if not is_local:
             _ask_hub_once(location)
-        rows = loader(location)
+        if archives:
+            rows = datasets.load_dataset("webdataset", data_files={split: archives})
+        else:
+            rows = loader(location)
     except Exception as error:  # network, permission, format: the loaders of a dozen formats raise freely
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(

@@ -182,9 +182,11 @@ def read_manifest(
         advice = CORRECT_FILES.format(prepare=prepare_command(folder))
     else:
         refuse_no_dataset(folder)
-        from finetune.data.hub import read_rows
+        from finetune.data.hub import note_failed_downloads, read_rows
 
         refuse_masks(folder, mask, ("file",))
+        if any(name.endswith(".tar") for name in files):
+            note_failed_downloads([path / name for name in files if name.endswith(".parquet")], findings)
         entries, source = read_rows(str(path), image_column, reading.column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare_command(folder)}"
     records = [_record(*found, reading.edits, findings) for found in probe_all(entries, source, findings, kept)]

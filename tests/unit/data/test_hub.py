@@ -1,4 +1,5 @@
 import io
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.manifest import read_manifest
 from tests.support.images import picture
-from tests.unit.datasets_prep.sources.test_detect import archive
+from tests.unit.datasets_prep.sources.test_detect import archive, opened, read_all
 
 datasets = pytest.importorskip("datasets")
 
@@ -117,6 +118,35 @@ def test_an_archive_of_images_is_read_as_it_is(tmp_path: Path) -> None:
     manifest = read_manifest(str(tmp_path), image_column="png", reading=CaptionReading("txt"))
     assert [record.captions for record in manifest.records] == [("a cat",)]
     assert manifest.source.read(manifest.records[0].file_name) == picture("blue")
+
+
+def fetched(folder: Path, statuses: Sequence[str], files: Sequence[str] = ("jpg", "txt", "json")) -> None:
+    """Write an archive and its table as img2dataset does. Only images that were fetched are in the archive."""
+    rows = [
+        {"url": f"https://example.org/{n}", "caption": f"a cat {n}", "key": f"00000{n:04d}", "status": status}
+        for n, status in enumerate(statuses)
+    ]
+    members: dict[str, bytes | str] = {}
+    for row in rows:
+        if row["status"] == "success":
+            contents = {"jpg": picture("blue"), "txt": row["caption"], "json": json.dumps(row)}
+            members |= {f"{row['key']}.{suffix}": contents[suffix] for suffix in files}
+    archive(folder / "00000.tar", members)
+    datasets.Dataset.from_list(rows).to_parquet(str(folder / "00000.parquet"))
+    (folder / "00000_stats.json").write_text('{"count": 3}')
+
+
+@pytest.mark.parametrize("files", [("jpg", "txt", "json"), ("jpg", "json")])
+def test_archives_of_img2dataset_are_read_and_failed_rows_counted(tmp_path: Path, files: tuple[str, ...]) -> None:
+    """Read them by recipes and in preparation."""
+    fetched(tmp_path, ["success", "failed_to_download", "success"], files)
+    manifest = read_manifest(str(tmp_path))
+    assert [record.captions for record in manifest.records] == [("a cat 0",), ("a cat 2",)]
+    assert manifest.source.read(manifest.records[1].file_name) == picture("blue")
+    assert any("could not be fetched" in text and "00000.parquet (1 of 3)" in text for text in manifest.warnings)
+    found, notes = read_all(opened(tmp_path))
+    assert [texts for name, (_, texts) in found.items() if name.endswith(".jpg")] == [("a cat 0",), ("a cat 2",)]
+    assert "00000.parquet (1 of 3)" in notes
 
 
 def test_a_table_beside_images_is_left_alone(tmp_path: Path) -> None:
