@@ -83,7 +83,8 @@ def prepare(config: PrepConfig, progress: Progress = lambda what, done, total: N
 def check_inputs(config: PrepConfig, output: Path, findings: Findings) -> tuple[PrepSource, list[str]]:
     """Open the source and check all models. Everything that cannot be used is refused at once. The second part is what
     the result depends on in models and packages."""
-    reading = CaptionReading(config.caption_column, config.captions.lines, is_training=False)
+    own = config.captions
+    reading = CaptionReading(config.caption_column, own.lines, is_training=False, keeps_rating=own.keep_rating)
     sources: list[PrepSource] = []
     models: list[str] = []
     errors: list[ValueError | FileNotFoundError] = []

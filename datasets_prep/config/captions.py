@@ -45,6 +45,8 @@ class CaptionsConfig:
     lines: Literal["alternatives", "joined", "first"] | None = None
     """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
     none is alternatives, but refuses paragraphs and wrapped sentences."""
+    keep_rating: bool = False
+    """Keep the rating in JSON of a gallery, beside or among its tags, as the last tag: rating:explicit."""
     kinds: Annotated[Kinds, EACH_ONCE] = ("long",)
     """Kinds of captions to write for each image; the first becomes its text."""
     prompt: SavableText | None = None

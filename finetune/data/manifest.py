@@ -122,7 +122,9 @@ def configured_manifest(
     return read_manifest(
         data.folder,
         image_column=data.image_column,
-        reading=CaptionReading(data.caption_column, data.caption_lines, unread, edits=edits),
+        reading=CaptionReading(
+            data.caption_column, data.caption_lines, unread, keeps_rating=data.keep_rating, edits=edits
+        ),
         captions=captions,
         folder_repeats=data.folder_repeats,
         mask=mask,

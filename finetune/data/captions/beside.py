@@ -54,7 +54,7 @@ def _texts(
     body = in_fence(text)
     if body.startswith(JSON_STARTS):
         try:
-            values = caption_values(parsed_json(body), reading.column) or []
+            values = caption_values(parsed_json(body), reading) or []
         except NotUnderstood as error:
             found.puzzling[name] = str(error), owners
             return []
@@ -102,12 +102,16 @@ def _json_texts(
         return []
     try:
         content = parsed_json(text)
-        values = caption_values(content, reading.column)
+        values = caption_values(content, reading)
     except NotUnderstood as error:
         found.puzzling[name] = str(error), owners
         return None
     except ValueError:
         return None
-    if values and is_rated(content):
-        findings.warn("ratings of a gallery beside the tags, which are not part of the caption", name)
+    if values and is_rated(content) and not reading.keeps_rating:
+        findings.warn(
+            f"ratings of a gallery beside the tags, which are not part of the caption; --{reading.rating_option} true "
+            "keeps them as tags",
+            name,
+        )
     return None if values is None else usable_texts(values, name, findings)

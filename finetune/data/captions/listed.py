@@ -35,7 +35,7 @@ def read_table(
     if len(text) > LARGEST_TABLE:
         return
     try:
-        rows = _rows(text, split_name(name)[1], reading.column, images)
+        rows = _rows(text, split_name(name)[1], reading, images)
     except ValueError as error:
         if TELLING_NAME.search(posixpath.basename(name)) or _mentions(text, images):
             found.puzzling[name] = str(error), ()
@@ -58,10 +58,10 @@ def read_table(
     _take_rows(matches, name, findings, found)
 
 
-def _rows(text: str, suffix: str, column: str, images: ImageNames) -> list[Row]:
+def _rows(text: str, suffix: str, reading: CaptionReading, images: ImageNames) -> list[Row]:
     if suffix == JSON_SUFFIX:
-        return json_rows(parsed_json(text), column)
-    return json_lines_rows(text, column) if suffix == ".jsonl" else csv_rows(text, column, images)
+        return json_rows(parsed_json(text), reading)
+    return json_lines_rows(text, reading) if suffix == ".jsonl" else csv_rows(text, reading, images)
 
 
 def _mentions(text: str, images: ImageNames) -> bool:

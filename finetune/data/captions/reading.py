@@ -22,12 +22,18 @@ class CaptionReading:
     """Why captions are not read where none are wanted."""
     is_training: bool = True
     """Whether a file that cannot be read is an error, as for a recipe; preparation notes it and continues."""
+    keeps_rating: bool = False
+    """Whether the rating of a gallery's image is a tag, as rating:explicit."""
     edits: CaptionEdits = field(default_factory=CaptionEdits)
     """What is done to the captions that were read."""
 
     @property
     def lines_option(self) -> str:
         return "data.caption_lines" if self.is_training else "captions.lines"
+
+    @property
+    def rating_option(self) -> str:
+        return "data.keep_rating" if self.is_training else "captions.keep_rating"
 
     @property
     def column_option(self) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from finetune.data.captions.reading import CaptionReading
 from finetune.data.captions.text import in_lines
 from finetune.json_text import parse_json
 
@@ -55,25 +56,26 @@ def parsed_json(text: str) -> object:
         raise ValueError("not JSON") from error
 
 
-def caption_values(value: object, column: str) -> list[object] | None:
-    """Return an object's texts, None without a known field. They are `column`, caption, text and captions, each a
-    caption by itself, then the tags as one, and a prompt where there is nothing else. Raises `NotUnderstood` where
-    captions seem to be in another field."""
+def caption_values(value: object, reading: CaptionReading) -> list[object] | None:
+    """Return an object's texts, None without a known field. They are the wanted column, caption, text and captions,
+    each a caption by itself, then the tags as one, and a prompt where there is nothing else. Raises `NotUnderstood`
+    where captions seem to be in another field."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and any(isinstance(item, str) for item in value):
         raise NotUnderstood("it is a list of texts, which may be captions or the tags of one")
     if not isinstance(value, Mapping):
         return None
+    column = reading.column
     fields = [field for field in dict.fromkeys((column, *TEXT_FIELDS)) if field in value and field not in TAG_FIELDS]
     found: list[object] = [value[field] for field in fields]
     tags = next((value[field] for field in (column, *TAG_FIELDS) if field in TAG_FIELDS and field in value), None)
     if tags is not None:
-        found.append(tags_text(tags))
+        found.append(with_rating(tags, value, reading))
     if not found and isinstance(value.get("prompt"), str):
         found.append(value["prompt"])
     if found:
-        return [joined_tags(value)] if "tags" in value and TRAINER_FIELDS.issuperset(value) else found
+        return [joined_tags(value, reading)] if "tags" in value and TRAINER_FIELDS.issuperset(value) else found
     hidden = sorted(set(telling_fields(value)))
     if hidden:
         raise NotUnderstood(f"it has {', '.join(hidden[:5])}, but not {', '.join(TEXT_FIELDS)} or {TAG_FIELDS[0]}")
@@ -86,9 +88,19 @@ def is_rated(value: object) -> bool:
     return isinstance(value, Mapping) and (RATING in value or (isinstance(tags, Mapping) and RATING in tags))
 
 
-def joined_tags(value: Mapping[str, object]) -> object:
+def with_rating(tags: object, value: Mapping[str, object], reading: CaptionReading) -> object:
+    """Join tags. The object's ratings follow, as rating:explicit, where they are kept."""
+    text, among = tags_text(tags), value.get("tags")
+    given = [value.get(RATING), among.get(RATING) if isinstance(among, Mapping) else None]
+    ratings = [f"{RATING}:{each.strip()}" for each in texts_within(given) if each.strip()]
+    if not reading.keeps_rating or not isinstance(text, str) or not text.strip():
+        return text
+    return ", ".join(dict.fromkeys([text, *ratings]))
+
+
+def joined_tags(value: Mapping[str, object], reading: CaptionReading) -> object:
     """Join caption and tags in the order that sd-scripts trains on."""
-    parts = [value.get("caption"), tags_text(value.get("tags"))]
+    parts = [value.get("caption"), with_rating(value.get("tags"), value, reading)]
     return ", ".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
 
 
@@ -132,7 +144,7 @@ def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
             yield from telling_fields(item, depth + 1)
 
 
-def json_rows(value: object, column: str) -> list[Row]:
+def json_rows(value: object, reading: CaptionReading) -> list[Row]:
     """Return the images in a JSON value. Forms: name -> caption or object, a list of objects, or COCO's."""
     if isinstance(value, Mapping) and isinstance(annotations := value.get("annotations"), list):
         value = list(_coco_objects(value.get("images"), annotations))
@@ -142,11 +154,11 @@ def json_rows(value: object, column: str) -> list[Row]:
             value = lists[0]
     if isinstance(value, Mapping):
         return [
-            Row(name, tuple(item if isinstance(item, list) else caption_values(item, column) or ()))
+            Row(name, tuple(item if isinstance(item, list) else caption_values(item, reading) or ()))
             for name, item in value.items()
             if isinstance(item, str | Mapping | list)
         ]
-    return object_rows(value if isinstance(value, list) else (), column)
+    return object_rows(value if isinstance(value, list) else (), reading)
 
 
 def _coco_objects(images: object, annotations: list[object]) -> Iterator[dict[str, object]]:
@@ -157,7 +169,7 @@ def _coco_objects(images: object, annotations: list[object]) -> Iterator[dict[st
             yield {"file_name": names[annotation["image_id"]], "caption": annotation.get("caption")}
 
 
-def object_rows(objects: Iterable[object], column: str) -> list[Row]:
+def object_rows(objects: Iterable[object], reading: CaptionReading) -> list[Row]:
     """Return the images of objects with a file name and captions."""
     rows = []
     for item in objects:
@@ -165,16 +177,16 @@ def object_rows(objects: Iterable[object], column: str) -> list[Row]:
             field = next((field for field in NAME_FIELDS if isinstance(item.get(field), str)), None)
             if field is not None:
                 rest = {key: value for key, value in item.items() if key != field}
-                rows.append(Row(str(item[field]), tuple(caption_values(rest, column) or ())))
+                rows.append(Row(str(item[field]), tuple(caption_values(rest, reading) or ())))
     return rows
 
 
-def json_lines_rows(text: str, column: str) -> list[Row]:
+def json_lines_rows(text: str, reading: CaptionReading) -> list[Row]:
     """Return the images that the lines of a .jsonl list."""
-    return object_rows((parsed_json(line) for line in in_lines(text) if line.strip()), column)
+    return object_rows((parsed_json(line) for line in in_lines(text) if line.strip()), reading)
 
 
-def csv_rows(text: str, column: str, images: Container[str]) -> list[Row]:
+def csv_rows(text: str, reading: CaptionReading, images: Container[str]) -> list[Row]:
     """Return the images of a table with commas, semicolons, tabs or bars. `images` are the existing file names: a first
     line that begins with one is not a heading, and the second column then has the captions."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
@@ -189,7 +201,7 @@ def csv_rows(text: str, column: str, images: Container[str]) -> list[Row]:
     fields = [known_field(field.strip()) for field in lines[0]]
     if not set(fields) & set(NAME_FIELDS) and any(TELLING_FIELD.search(field) for field in fields):
         raise NotUnderstood(f"it has the columns {', '.join(fields[:5])}, of which none is {NAME_FIELDS[0]}")
-    return object_rows((dict(zip(fields, line, strict=False)) for line in lines[1:]), column)
+    return object_rows((dict(zip(fields, line, strict=False)) for line in lines[1:]), reading)
 
 
 def known_field(field: str) -> str:

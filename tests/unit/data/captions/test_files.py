@@ -69,16 +69,28 @@ def test_captions_are_read_by_recipes_and_preparation(tmp_path: Path, name: str,
 
 
 @pytest.mark.parametrize(
-    ("content", "caption"),
+    ("content", "caption", "rating"),
     [
-        ('{"tag_string": "1girl solo_focus", "rating": "s"}', "1girl, solo focus"),
-        ('{"tags": {"general": ["long_hair"], "rating": ["explicit"]}}', "long hair"),
-        ('{"tags": {"rating": "general", "character": ["zkw"]}, "rating": "g"}', "zkw"),
+        ('{"tag_string": "1girl solo_focus", "rating": "s"}', "1girl, solo focus", "rating:s"),
+        ('{"tags": {"general": ["long_hair"], "rating": ["explicit"]}}', "long hair", "rating:explicit"),
+        ('{"tags": {"rating": "g", "character": ["zkw"]}, "rating": "g"}', "zkw", "rating:g"),
     ],
 )
-def test_ratings_are_not_part_of_a_caption_and_it_is_said(tmp_path: Path, content: str, caption: str) -> None:
+def test_ratings_are_tags_where_wanted_and_said_otherwise(
+    tmp_path: Path, content: str, caption: str, rating: str
+) -> None:
     assert both(tmp_path, {"x.png": P, "x.png.json": content}) == {"x.png": (caption,)}
-    assert any("ratings" in text and "x.png.json" in text for text in read_manifest(str(tmp_path)).warnings)
+    warnings = read_manifest(str(tmp_path)).warnings
+    assert any("ratings" in text and "--data.keep_rating true" in text and "x.png.json" in text for text in warnings)
+    kept = read_manifest(str(tmp_path), reading=CaptionReading(keeps_rating=True))
+    assert captions(kept) == {"x.png": (f"{caption}, {rating}",)} and not kept.warnings
+
+
+def test_a_rating_without_tags_is_not_a_caption(tmp_path: Path) -> None:
+    """A number may rate anything."""
+    write(tmp_path, {"x.png": P, "x.png.json": '{"caption": "a cat", "rating": 5, "tags": ["cat"], "id": 3}'})
+    kept = read_manifest(str(tmp_path), reading=CaptionReading(keeps_rating=True))
+    assert captions(kept) == {"x.png": ("a cat", "cat")}
 
 
 def test_objects_in_a_caption_column_are_named_and_lists_of_tags_are_said(tmp_path: Path) -> None:
