@@ -48,6 +48,8 @@ class ScoredDataConfig:
     """Where captions come from, as in training."""
     caption_lines: Annotated[CaptionLines | None, ActsWith("captions", "listed")] = None
     """What several lines of a caption file are, as in training."""
+    keep_rating: Annotated[bool, ActsWith("captions", "listed")] = False
+    """Whether the rating of a gallery is a tag, as in training."""
     folder_repeats: Literal["auto", "on", "off"] = "auto"
     """What a folder called 10_NAME is, as in training."""
     follow_links: bool = False

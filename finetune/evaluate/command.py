@@ -40,6 +40,7 @@ OF_RUN = {
     "data.caption_column": "data.caption_column",
     "data.captions": "data.captions",
     "data.caption_lines": "data.caption_lines",
+    "data.keep_rating": "data.keep_rating",
     "data.folder_repeats": "data.folder_repeats",
     "data.follow_links": "data.follow_links",
     "data.template": "data.template",

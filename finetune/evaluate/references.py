@@ -36,6 +36,7 @@ def read_scored_manifest(config: ScoredDataConfig) -> Manifest:
         image_column=config.image_column,
         caption_column=config.caption_column,
         caption_lines=config.caption_lines,
+        keep_rating=config.keep_rating,
         folder_repeats=config.folder_repeats,
         follow_links=config.follow_links,
         trigger=config.trigger,

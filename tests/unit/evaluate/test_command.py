@@ -60,6 +60,12 @@ def test_a_run_folder_says_how_its_images_and_captions_were_read(tmp_path: Path)
         (f"A {name} sits on a wall and looks at the sea, which is grey today.",) for name in ("cat", "dog")
     ]
     assert [record.repeats for record in records] == [10, 10]
+    write(tmp_path / "rated", {"cat.png": picture(), "cat.json": '{"tags": ["cat"], "rating": "g", "id": 3}'})
+    (run / "config.yaml").write_text(
+        f"model: {{source: base}}\ndata: {{folder: {tmp_path / 'rated'}, keep_rating: true}}\n"
+    )
+    (record,) = read_scored_manifest(parse_evaluation([str(run), "--output", "out"]).data).records
+    assert record.captions == ("cat, rating:g",)
 
 
 def test_every_option_of_what_is_read_is_taken_from_the_run() -> None:
