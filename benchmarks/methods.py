@@ -13,13 +13,13 @@ Style: four sets of 60 images (style_line, style_glyph, style_blob, style_freeha
 "CONCEPT, zqx style". Fifty concepts that the base model draws well, and whose words are in no caption, are drawn in
 that phrase at several steps of each run, and by LoRA at several strengths. `lora` has `--seeds` runs, others one.
 
-* distance: of the images to the set in fixed statistics (benchmarks/adaptation/statistics.py), which no training and no
-  choice of a checkpoint uses. 1 is the distance of the base model under the same prompts; "the set itself" has that of
-  two random halves of it, the floor.
+* distance left: of the images to the set in fixed statistics (benchmarks/adaptation/statistics.py), which no training
+  and no choice of a checkpoint uses. 1 is the distance of the base model under the same prompts; 0 is that of random
+  halves of the set, which hold other concepts too.
 * kept: how often the drawn concept is first, or among the first five, of the fifty, by the icons of other styles
   (benchmarks/adaptation/concepts.py). 1 is as often as the base model's for the concept alone. "The set itself" has
   the set's true images of concepts that have icons, each among 49 others: what the measure sees of that style.
-* images until: those seen until the distance is 0.25 at most, with 0.8 kept of the first five.
+* images until: those seen until 0.25 of the distance is left at most, with 0.8 kept of the first five.
 * `--work`/curves.png: kept against distance, a line per method through its steps, dotted through strengths.
 * diffusers' script (`--diffusers_examples`, a folder of its repository): equal images, batch and steps, at its default
   rate and rank (1e-4, 4), which also trains for longer, and at those of `lora`.

@@ -28,7 +28,7 @@ def spread(values: Sequence[float]) -> str:
 
 def curve_table(rows: Sequence[Row]) -> Table:
     """Write one line per point of each method and set."""
-    table: Table = [("set", "method", "step", "strength", "distance", "kept, top-1", "kept, top-5")]
+    table: Table = [("set", "method", "step", "strength", "distance left", "kept, top-1", "kept, top-5")]
     for row in rows:
         place = ("", "") if row.point is None else (str(row.point.step), f"{row.point.strength:g}")
         found = zip(*((each.ratio, each.top_1, each.top_5) for each in row.seeds), strict=True)
@@ -91,6 +91,6 @@ def save_curves(rows: Sequence[Row], target: Path) -> None:
                 panel.annotate(row.method, (row.ratio, row.kept), textcoords="offset points", xytext=(4, 4))
         panel.axvline(QUARTER, color="grey", linewidth=0.6)
         panel.axhline(LEAST_KEPT, color="grey", linewidth=0.6)
-        panel.set(title=name, xlabel="style distance, share of the base model's", ylabel="concepts kept, top-5")
+        panel.set(title=name, xlabel="share of the style distance that is left", ylabel="concepts kept, top-5")
     panels[0].legend(fontsize=8)
     figure.savefig(target, dpi=110)

@@ -22,7 +22,8 @@ class Figures:
     """Of the images of a point."""
 
     ratio: float
-    """Style distance; 1 is that of the base model under the style's phrase."""
+    """Share of the style distance that is left: 1 with the base model under the style's phrase, 0 between random halves
+    of the set."""
     top_1: float
     """Share of concepts that are first; 1 is as many as the base model's without a style."""
     top_5: float
@@ -88,17 +89,20 @@ def style_rows(trial: StyleTrial, name: str) -> Iterator[Row]:
     alone = Drawing(trial.concepts.names, trial.sampling_steps, BASE_SEEDS)
     known = trial.concepts.figures(base_images(trial.work, "concepts", alone))
     before = base_images(trial.work, "concepts in the phrase", trial.drawing(PHRASE))
-    distance = style_distance(before, own)["total"]
+    floor = halves_distance(own)
+    distance = style_distance(before, own)["total"] - floor
+    print(f"{name}: style distance {distance + floor:.3f}, of halves of the set {floor:.3f}", flush=True)
 
     def figures(images: np.ndarray) -> Figures:
         found = trial.concepts.figures(images)
         kept = {key: value / max(known[key], 1e-9) for key, value in found.items()}
-        return Figures(style_distance(images, own)["total"] / distance, kept["top_1"], kept["top_5"])
+        left = (style_distance(images, own)["total"] - floor) / distance
+        return Figures(left, kept["top_1"], kept["top_5"])
 
     yield Row(name, "base model", None, (figures(before),))
     true = true_figures(trial.icons, (captions, own), trial.concepts)
     kept = (true[key] / max(known[key], 1e-9) for key in ("top_1", "top_5"))
-    yield Row(name, "the set itself", None, (Figures(halves_distance(own) / distance, *kept),))
+    yield Row(name, "the set itself", None, (Figures(0.0, *kept),))
     for jobs in trial.jobs[name]:
         method = jobs[0].method
         drawn = [draw_job(trial.work, job, trial.drawing(method.template)) for job in jobs]

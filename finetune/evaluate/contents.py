@@ -1,7 +1,7 @@
 """Everyday things and places that prompts of the grid name. Torch-free."""
 
 THINGS = (
-    *("red apple", "alarm clock", "sailboat", "rocket", "guitar", "umbrella", "bicycle", "pear", "house", "cat"),
+    *("apple", "alarm clock", "sailboat", "rocket", "guitar", "umbrella", "bicycle", "pear", "house", "cat"),
     *("fish", "mushroom", "key", "flower", "airplane", "book", "dog", "car", "crown", "snowman", "bird", "train"),
     *("cup of coffee", "butterfly", "tree", "camera", "pizza", "horse", "candle", "drum", "bus", "elephant", "hat"),
     *("strawberry", "hammer", "moon", "snail", "telephone", "glasses", "shoe", "chair", "penguin", "lemon", "tent"),

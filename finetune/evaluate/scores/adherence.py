@@ -9,14 +9,15 @@ from finetune.evaluate.results import About, Score
 def prompt_adherence(evidence: Evidence) -> Score:
     """Score how often an image's own prompt fits better than another.
 
-    By default two witnesses are averaged, since each has its bias. The base model's denoising loss under the prompts
-    (Your Diffusion Model is Secretly a Zero-Shot Classifier, arXiv 2303.16203) also judges style: it misses the red of
-    an apple in ink. Content features compare with what the base model drew, and do not read the prompt.
+    By default an image strays as far as two witnesses agree, since each has its bias. The base model's denoising loss
+    under the prompts (Your Diffusion Model is Secretly a Zero-Shot Classifier, arXiv 2303.16203) also judges style: it
+    misses the red of an apple in ink. Content features compare with what the base model drew, and read no prompt.
     """
     fit, names = evidence.fit, evidence.fit.name
     if fit.judges_style:
         names += f" and {evidence.content.name}"
-    meaning = "How often an image fits its own prompt better than another prompt of the grid: 0.5 is chance, 1 always. "
+    chance = "0.67 is chance" if fit.judges_style else "0.5 is chance"
+    meaning = f"How often an image fits its own prompt better than another prompt of the grid: {chance}, 1 always. "
     meaning += "Higher is better."
     about = About(meaning, "higher", names)
     if fit.others.shape[2] == 0:
@@ -26,7 +27,7 @@ def prompt_adherence(evidence: Evidence) -> Score:
         content = evidence.content
         shown, shown_by_base = nearest_to_own(content, content.samples), nearest_to_own(content, content.base)
         detail = {"by_loss": float(cells.mean()), "by_content": float(shown.mean())}
-        cells, of_base = (cells + shown) / 2, (of_base + shown_by_base) / 2
+        cells, of_base = np.maximum(cells, shown), np.maximum(of_base, shown_by_base)
     prompts = list(range(len(evidence.grid.prompts)))
     return about.mean(cells, prompts, base=float(of_base.mean()), **detail)
 
@@ -44,9 +45,12 @@ def nearest_to_own(content: Embedded, images: np.ndarray) -> np.ndarray:
     """
     scale = 1 / (content.base.std((0, 1)) + images.std((0, 1)) + 1e-12)
     moved, base = ((each - each.mean((0, 1))) * scale for each in (images, content.base))
-    moved = moved / np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1e-12)
-    means = (base / np.maximum(np.linalg.norm(base, axis=-1, keepdims=True), 1e-12)).mean(1)  # [P D]
-    cosines = np.einsum("psd,qd->psq", moved, means)
+    cosines = np.einsum("psd,qd->psq", lengths_1(moved), lengths_1(base).mean(1))
     own = np.einsum("psp->ps", cosines)[..., None]
     others = (cosines < own) + 0.5 * (cosines == own)  # a prompt is equal to itself
-    return (others.sum(2) - 0.5) / (len(means) - 1)
+    return (others.sum(2) - 0.5) / (len(base) - 1)
+
+
+def lengths_1(vectors: np.ndarray) -> np.ndarray:
+    """Bring vectors [... D] to length 1. Zeros stay zeros."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -2,29 +2,41 @@
 
 import numpy as np
 
-from finetune.evaluate.evidence import Evidence, PromptFit
+from finetune.evaluate.evidence import Embedded, Evidence, PromptFit
+from finetune.evaluate.grid import STYLED
 from finetune.evaluate.results import About, Score
+from finetune.evaluate.scores.adherence import lengths_1
 
 
 def content_leak(evidence: Evidence) -> Score:
-    """Score how often a training caption fits better than the prompt.
+    """Score how often the training set fits better than the prompt.
 
-    The base model's rate is subtracted. Only prompts count whose content is not in the training set.
+    The base model's rate is subtracted. Only prompts count whose content is not in the training set. By default an
+    image leaks as far as two witnesses agree, since each has its bias: the base model's denoising loss, by which
+    training captions fit, also judges style; content features, by which training images are near, read no caption.
     """
-    meaning = "How much more often than the base model's an image fits a caption of the training set better than its "
-    meaning += "own prompt, which asks for something else. Lower is better; 0 means none."
-    about = About(meaning, "lower", evidence.fit.name)
-    grid = evidence.grid
+    fit, content, grid = evidence.fit, evidence.content, evidence.grid
+    names = f"{fit.name} and {content.name}" if fit.judges_style else fit.name
+    meaning = "How much more often than the base model's an image fits the training set better than its own prompt, "
+    meaning += "which asks for something else. Lower is better; 0 means none."
+    about = About(meaning, "lower", names)
     prompts = [
         number
         for number in grid.of_kinds("new_content")
-        if evidence.fit.captions.shape[2] and np.isfinite(evidence.fit.captions[number]).any()
+        if fit.captions.shape[2] and np.isfinite(fit.captions[number]).any()
     ]
     if not prompts:
         return about.absent("the training images have no captions of other contents than the prompts'")
-    base = captions_that_fit_better(evidence.base_fit, prompts)
-    cells = captions_that_fit_better(evidence.fit, prompts) - base
-    return about.mean(cells, prompts, base=float(base.mean()), captions=list(grid.captions))
+    cells, of_base = (captions_that_fit_better(each, prompts) for each in (fit, evidence.base_fit))
+    detail = {}
+    if fit.judges_style:
+        styled = grid.of_kinds(*STYLED)
+        shown, shown_by_base = (
+            nearer_training_images(content, images, styled)[prompts] for images in (content.samples, content.base)
+        )
+        detail = {"by_loss": float(cells.mean()), "by_content": float(shown.mean())}
+        cells, of_base = np.minimum(cells, shown), np.minimum(of_base, shown_by_base)
+    return about.mean(cells - of_base, prompts, base=float(of_base.mean()), captions=list(grid.captions), **detail)
 
 
 def captions_that_fit_better(fit: PromptFit, prompts: list[int]) -> np.ndarray:
@@ -32,3 +44,17 @@ def captions_that_fit_better(fit: PromptFit, prompts: list[int]) -> np.ndarray:
     captions, own = fit.captions[prompts], fit.own[prompts][:, :, None]
     better = np.where(np.isfinite(captions), captions > own, np.nan)
     return np.nanmean(better, axis=2)
+
+
+def nearer_training_images(content: Embedded, images: np.ndarray, styled: list[int]) -> np.ndarray:
+    """Compute the share of training images [P S] that are nearer.
+
+    Each image is compared with them and with the base model's images of the same prompt. Each set of images loses its
+    own mean first, of the prompts in the style, so a style that all share does not count.
+    """
+    scale = 1 / (content.base.std((0, 1)) + images.std((0, 1)) + 1e-12)
+    moved = lengths_1((images - images[styled].mean((0, 1))) * scale)
+    base = lengths_1((content.base - content.base[styled].mean((0, 1))) * scale).mean(1)  # [P D]
+    training = lengths_1((content.training - content.training.mean(0)) * scale)
+    near = np.einsum("psd,nd->psn", moved, training)
+    return (near > np.einsum("psd,pd->ps", moved, base)[..., None]).mean(2)

@@ -143,9 +143,11 @@ def test_a_measure_that_judges_style_is_joined_by_content() -> None:
     chance = replace(fit(-1.0), others=np.full((P, S, 5), -1.0), judges_style=True)
     content = embedded(1.0)
     found = score("adherence", evidence(fit=chance, content=content))
-    assert found.detail["by_loss"] == 0.5 and found.detail["by_content"] == 1 and found.value == 0.75
-    permuted = replace(content, samples=np.roll(content.samples, 1, axis=0))
-    assert score("adherence", evidence(fit=chance, content=permuted)).detail["by_content"] < 0.6
+    assert found.detail["by_loss"] == 0.5 and found.detail["by_content"] == 1 and found.value == 1
+    permuted = score(
+        "adherence", evidence(fit=chance, content=replace(content, samples=np.roll(content.samples, 1, 0)))
+    )
+    assert permuted.detail["by_content"] < 0.6 and permuted.value is not None and permuted.value < 0.67
     random = replace(content, samples=DICE.normal(0, 1, (P, S, D)))
     assert score("adherence", evidence(fit=chance, content=random)).detail["by_content"] == pytest.approx(0.5, abs=0.2)
     assert " and made up" in found.features
@@ -160,6 +162,21 @@ def test_a_leak_is_what_the_base_model_does_not_do() -> None:
     half.captions[:, :, 1] = np.nan  # what the prompt asks for does not count
     assert score("leak", evidence(fit=half)).value == 1
     assert score("leak", evidence(fit=fit(0.0, captions=np.nan))).value is None
+
+
+def test_a_leak_by_a_loss_that_judges_style_needs_the_contents_too() -> None:
+    """Captions fit best in both; the contents differ."""
+    leaking_fit = {"fit": replace(fit(0.0, captions=0.5), judges_style=True)}
+    content = embedded(1.0, seed=1)
+    in_style = score("leak", evidence(content=content, **leaking_fit))
+    assert in_style.detail["by_loss"] == 1 and in_style.value is not None and in_style.value < 0.1
+    contents = np.random.default_rng(3).normal(0, 1, (2, D))  # of two training images, also where others were asked
+    training, samples = content.training.copy(), content.samples.copy()
+    training[::2], training[1::2] = contents[0], contents[1]
+    samples[2:4] = contents[0]
+    shown = score("leak", evidence(content=replace(content, samples=samples, training=training), **leaking_fit))
+    assert shown.value == shown.detail["by_content"] == pytest.approx(0.5, abs=0.01)
+    assert score("leak", evidence(content=replace(content, samples=samples, training=training))).value == 0
 
 
 def test_copies_are_named_with_their_training_image() -> None:
