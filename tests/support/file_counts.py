@@ -33,7 +33,7 @@ class CountFiles:
 
         sys.addaudithook(opened)
         hashlib.sha256 = self.noting("hashed", hashlib.sha256, lambda arguments: arguments and arguments[0])
-        parquet._stored_bytes = self.noting("opened", parquet._stored_bytes, bytes_of_row)
+        parquet.stored_bytes = self.noting("opened", parquet.stored_bytes, bytes_of_row)
         ImageFile.ImageFile.load = self.noting("decoded", ImageFile.ImageFile.load, bytes_to_decode)
 
     def noting(
