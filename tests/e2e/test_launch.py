@@ -40,6 +40,10 @@ def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "preview.every": 3,
         "preview.num_inference_steps": 2,
         "checkpoint.every": 3,
+        "evaluate.num_inference_steps": 1,
+        "evaluate.grid.num_prompts": 2,
+        "evaluate.grid.num_seeds": 2,
+        "evaluate.strengths": (),
         "tracking.names": ("wandb",),
     }
     preset = "recipes/configs/sd15_lora_style.yaml"
