@@ -55,12 +55,16 @@ class Embedded:
 
     def _moved(self, means: np.ndarray, scale: np.ndarray) -> "Embedded":
         def move(vectors: np.ndarray) -> np.ndarray:
-            moved = (vectors - means) * scale
-            return moved / np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1e-12)
+            return unit_vectors((vectors - means) * scale)
 
         mirrored = None if self.mirrored is None else move(self.mirrored)
         parts = (self.samples, self.base, self.training, self.held_out)
         return Embedded(self.name, *map(move, parts), mirrored=mirrored)
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Bring vectors [... D] to length 1. Zeros stay zeros."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune.evaluate.evidence import Embedded, Evidence, PromptFit
+from finetune.evaluate.evidence import Embedded, Evidence, PromptFit, unit_vectors
 from finetune.evaluate.results import About, Score
 
 
@@ -45,12 +45,7 @@ def nearest_to_own(content: Embedded, images: np.ndarray) -> np.ndarray:
     """
     scale = 1 / (content.base.std((0, 1)) + images.std((0, 1)) + 1e-12)
     moved, base = ((each - each.mean((0, 1))) * scale for each in (images, content.base))
-    cosines = np.einsum("psd,qd->psq", lengths_1(moved), lengths_1(base).mean(1))
+    cosines = np.einsum("psd,qd->psq", unit_vectors(moved), unit_vectors(base).mean(1))
     own = np.einsum("psp->ps", cosines)[..., None]
     others = (cosines < own) + 0.5 * (cosines == own)  # a prompt is equal to itself
     return (others.sum(2) - 0.5) / (len(base) - 1)
-
-
-def lengths_1(vectors: np.ndarray) -> np.ndarray:
-    """Bring vectors [... D] to length 1. Zeros stay zeros."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from finetune.evaluate.evidence import Embedded, Evidence, PromptFit
+from finetune.evaluate.evidence import Embedded, Evidence, PromptFit, unit_vectors
 from finetune.evaluate.grid import STYLED
 from finetune.evaluate.results import About, Score
-from finetune.evaluate.scores.adherence import lengths_1
 
 
 def content_leak(evidence: Evidence) -> Score:
@@ -53,8 +52,8 @@ def nearer_training_images(content: Embedded, images: np.ndarray, styled: list[i
     own mean first, of the prompts in the style, so a style that all share does not count.
     """
     scale = 1 / (content.base.std((0, 1)) + images.std((0, 1)) + 1e-12)
-    moved = lengths_1((images - images[styled].mean((0, 1))) * scale)
-    base = lengths_1((content.base - content.base[styled].mean((0, 1))) * scale).mean(1)  # [P D]
-    training = lengths_1((content.training - content.training.mean(0)) * scale)
+    moved = unit_vectors((images - images[styled].mean((0, 1))) * scale)
+    base = unit_vectors((content.base - content.base[styled].mean((0, 1))) * scale).mean(1)  # [P D]
+    training = unit_vectors((content.training - content.training.mean(0)) * scale)
     near = np.einsum("psd,nd->psn", moved, training)
     return (near > np.einsum("psd,pd->ps", moved, base)[..., None]).mean(2)
