@@ -21,7 +21,7 @@ from finetune.evaluate.grid import Grid
 from finetune.evaluate.target import Target
 from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.vae_upcast import without_fp16_overflow
-from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.adapters import load_adapters, set_all_strengths
 from finetune.sampling.drawing import usual_side
 from finetune.sampling.metadata import OWN_CHUNK, save_png
 from finetune.sampling.new_tokens import load_tokens
@@ -174,8 +174,7 @@ def add_adapters(family: ModelFamily, components: Components, target: Target, st
     adapters = load_adapters(family, components, [target.path] if target.path else [], warnings)
     if warnings:
         raise ValueError(f"targets: {target.name} is not read as a whole: {warnings[0]}")
-    for part in ("denoiser", "text_encoders"):
-        set_strengths(adapters, [strength] * len(adapters.adapters), part)
+    set_all_strengths(adapters, [strength] * len(adapters.adapters))
 
 
 def save(image: np.ndarray, path: Path, note: dict[str, object]) -> None:

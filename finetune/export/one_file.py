@@ -5,7 +5,7 @@ The file is reloaded and compared. ComfyUI, A1111, Forge and sd-scripts read it.
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from finetune.export.single_file import DTYPES, ModelDtype, not_written
 from finetune.export.verify import errors_only, relative_difference
 from finetune.files import put_in_place, unfinished
 from finetune.models.family import Components, ModelFamily
-from finetune.models.interfaces import TextEncoder
+from finetune.models.interfaces import Denoiser, TextEncoder
 from finetune.models.layer_names.ldm import autoencoder_weights, clip_weights, open_clip_weights
 from finetune.models.loading.marks import V_KEY, ZERO_SNR_KEY
 from finetune.objectives.diffusion import Diffusion, Objective
@@ -95,9 +95,7 @@ def in_fp8(components: Components) -> Components:
     """Cast weights of the denoiser's layers to e4m3, all else to float16. Norms, biases and tables have
     few bytes and keep float16, as do the other parts. Raises ValueError where a weight is out of range."""
     narrow = cast_components(components, torch.float16)
-    for name, layer in components.denoiser.named_modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            continue
+    for name, layer in cast_layers(components.denoiser):
         largest = float(layer.weight.detach().abs().max())
         if not largest <= torch.finfo(torch.float8_e4m3fn).max:  # a cast would cut it, or make it no number
             raise ValueError(
@@ -107,6 +105,13 @@ def in_fp8(components: Components) -> Components:
         weight = layer.weight.detach().to("cpu", torch.float8_e4m3fn)
         narrow.denoiser.get_submodule(name).register_parameter("weight", nn.Parameter(weight, requires_grad=False))
     return narrow
+
+
+def cast_layers(denoiser: Denoiser) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+    """Yield the layers whose weights other programs cast to fewer bits."""
+    for name, layer in denoiser.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            yield name, layer
 
 
 def original_weights(family: ModelFamily, components: Components) -> dict[str, Tensor]:

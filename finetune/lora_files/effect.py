@@ -7,22 +7,23 @@ less than half a step of the number format.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from finetune.export.one_file import cast_layers
 from finetune.export.verify import base_model, prediction, relative_difference
 from finetune.lora_files.merge import merge_layers
 from finetune.lora_files.options import EffectConfig, RoundedTo
 from finetune.models import family_named
-from finetune.models.family import Components, ModelFamily, ModelSource, Network
+from finetune.models.family import Components, ModelFamily, ModelSource
 from finetune.models.interfaces import Denoiser
 from finetune.models.loading.components import find_family
 from finetune.models.quantized.number_formats import Kind, pack, unpack
 from finetune.models.quantized.packed import packable_layers
-from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.adapters import load_adapters, set_all_strengths
 
 PLAIN = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 """Formats that weights are cast to without scales."""
@@ -104,13 +105,13 @@ def rounded_effects(
     start = prediction(family, components)
     adapt(family, components, config)
     beside = prediction(family, components) - start
-    merge_all(family, components)
+    merge_layers(family, components)  # adapters of the other files are in the weights already
     round_weights(components.denoiser, kind)
     merged_last = prediction(family, components) - start
     del components
     again = loaded_base(family, source)
     adapt(family, again, config)
-    merge_all(family, again)
+    merge_layers(family, again)
     round_weights(again.denoiser, kind)
     merged_first = prediction(family, again) - start
     left = (effect_left(effect, other) for other in (beside, merged_first, merged_last))
@@ -138,19 +139,14 @@ def adapt(family: ModelFamily, components: Components, config: EffectConfig, war
     adapters = load_adapters(
         family, components, [path for path, _ in config.adapters], [] if warnings is None else warnings
     )
-    for part in ("denoiser", "text_encoders"):
-        set_strengths(adapters, [strength for _, strength in config.adapters], part)
-
-
-def merge_all(family: ModelFamily, components: Components) -> None:
-    """Merge adapters that compute beside the weights. Those of the other files are in the weights already."""
-    merge_layers(components, Network(family, components.denoiser, components.text_encoders))
+    set_all_strengths(adapters, [strength for _, strength in config.adapters])
 
 
 @torch.no_grad()
 def round_weights(denoiser: Denoiser, kind: RoundedTo) -> None:
     """Replace the weights by the nearest ones of a number format. Raises ValueError where one is out of its range."""
-    for name, layer in rounded_layers(denoiser, kind):
+    # With scales the layers are those of `model.quantization`.
+    for name, layer in packable_layers(denoiser) if kind in SCALED else cast_layers(denoiser):
         weight = layer.weight
         largest = float(weight.abs().max())
         if kind in PLAIN and not largest <= torch.finfo(PLAIN[kind]).max:
@@ -161,13 +157,3 @@ def round_weights(denoiser: Denoiser, kind: RoundedTo) -> None:
         else:
             rounded = weight.to(PLAIN[kind]).float()
         weight.copy_(rounded)
-
-
-def rounded_layers(denoiser: Denoiser, kind: RoundedTo) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    """Yield the layers that programs keep in this format. With scales they are those of `model.quantization`."""
-    if kind in SCALED:
-        yield from packable_layers(denoiser)
-        return
-    for name, layer in denoiser.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            yield name, layer

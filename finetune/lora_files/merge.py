@@ -13,9 +13,9 @@ from finetune.export.pipeline import save_full_pipeline
 from finetune.export.verify import prediction, relative_difference
 from finetune.lora_files.options import MergeConfig
 from finetune.models import family_named
-from finetune.models.family import Components, ModelSource, Network
+from finetune.models.family import Components, ModelFamily, ModelSource, Network
 from finetune.models.loading.components import find_family
-from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.adapters import load_adapters, set_all_strengths
 
 LARGEST = 1e-5
 """Largest relative difference of the denoiser's output between merged weights and adapters beside the weights."""
@@ -33,10 +33,9 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
     adapters = load_adapters(family, components, [path for path, _ in config.adapters], warnings)
     for warning in warnings:
         say(f"warning: {warning}")
-    for part in ("denoiser", "text_encoders"):
-        set_strengths(adapters, [strength for _, strength in config.adapters], part)
+    set_all_strengths(adapters, [strength for _, strength in config.adapters])
     beside = prediction(family, components)
-    num = merge_layers(components, Network(family, components.denoiser, components.text_encoders))
+    num = merge_layers(family, components)
     num += len(adapters.weights)
     merged = prediction(family, components)
     difference = relative_difference(beside, merged)
@@ -61,8 +60,9 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
 
 
 @torch.no_grad()
-def merge_layers(components: Components, network: Network) -> int:
+def merge_layers(family: ModelFamily, components: Components) -> int:
     """Merge the layers of peft, and take them out. Returns how many there were."""
+    network = Network(family, components.denoiser, components.text_encoders)
     found = [(name, module) for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, layer in found:
         layer.merge(safe_merge=True)

@@ -141,6 +141,12 @@ def said_by_diffusers(path: Path, warnings: list[str]) -> Iterator[None]:
 
 
 @torch.no_grad()
+def set_all_strengths(adapters: Adapters, strengths: Sequence[float]) -> None:
+    """Set the adapters' strengths in the whole model."""
+    for part in ("denoiser", "text_encoders"):
+        set_strengths(adapters, strengths, part)
+
+
 def set_strengths(adapters: Adapters, strengths: Sequence[float], part: str) -> None:
     """Set the adapters' strengths in one part: denoiser or text_encoders."""
     if adapters.current.get(part) == tuple(strengths):
