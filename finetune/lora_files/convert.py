@@ -50,7 +50,13 @@ def empty_network(source: ModelSource, family: str | None) -> Network:
 def compare(path: Path, layers: Mapping[str, LoRALayer], network: Network, largest: float) -> float:
     """Compare what was written with what is read. Returns the largest relative difference. Raises ValueError where it
     is above `largest`; the file is then left for a report."""
-    written = read_layers(path, network).layers
+    return checked_difference(path, read_layers(path, network).layers, layers, largest)
+
+
+def checked_difference(
+    path: Path, written: Mapping[str, LoRALayer], layers: Mapping[str, LoRALayer], largest: float
+) -> float:
+    """Compare what was read from a file, as `compare` does."""
     expected = {name for name, layer in layers.items() if bool(layer.up.any())}  # zeros may be left out where joined
     if not expected <= written.keys() <= layers.keys():
         raise ValueError(f"output: {path} has other layers than were written. Do not use it, and report this.")

@@ -17,7 +17,8 @@ from finetune.export.lycoris import lycoris_layers, save_lycoris
 from finetune.export.peft_folder import peft_name, save_peft_folders
 from finetune.export.single_file import DTYPES, Dtype
 from finetune.export.tokens import save_tokens
-from finetune.lora_files.convert import LARGEST, compare, empty_network
+from finetune.lora_files.convert import LARGEST, checked_difference, compare, empty_network
+from finetune.lora_files.layers import read_layers
 from finetune.lora_files.names import adaptable_layers
 from finetune.methods.base import TrainedModel
 from finetune.methods.lora.adapters import attached_configs, layer_scales
@@ -83,8 +84,11 @@ def write_lora(session: Session, layers: list[LoRALayer], step: int, path: Path)
     save_kohya_lora(run.family, session.components.denoiser, layers, metadata=metadata, dtype=dtype, path=path)
     by_name = {f"{layer.part}.{layer.module}": layer for layer in layers}
     network = network_of_names(session)
-    compare(path, {name: in_format(layer, dtype) for name, layer in by_name.items()}, network, LARGEST[dtype])
-    return max(compare(file, by_name, network, LARGEST["fp32"]), compare(path, by_name, network, math.inf))
+    written = read_layers(path, network).layers
+    rounded = {name: in_format(layer, dtype) for name, layer in by_name.items()}
+    checked_difference(path, written, rounded, LARGEST[dtype])
+    exact = checked_difference(path, written, by_name, math.inf)
+    return max(compare(file, by_name, network, LARGEST["fp32"]), exact)
 
 
 def write_relatives(session: Session, state: Mapping[str, Tensor], step: int, path: Path) -> float:
