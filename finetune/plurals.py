@@ -1,4 +1,4 @@
-"""Counts with nouns, and lists of names, for messages."""
+"""Counts with nouns, lists of names, and reasons, for messages."""
 
 from collections.abc import Sequence
 
@@ -21,3 +21,8 @@ def first_few(items: Sequence[str], count: int | None = None) -> str:
 def either(names: Sequence[str]) -> str:
     """Return "a, b or c"."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

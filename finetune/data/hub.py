@@ -14,6 +14,7 @@ from PIL import Image
 
 from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.visible_files import is_saved_dataset
+from finetune.plurals import first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -117,6 +118,12 @@ def archives_beside_tables(location: str) -> list[str]:
     return found if tables and {Path(path).with_suffix(".parquet") for path in found}.issuperset(tables) else []
 
 
+def tables_of_archives(path: Path, files: Sequence[str]) -> list[Path]:
+    """Return the tables of a folder that has archives too."""
+    has_archives = any(name.endswith(".tar") for name in files)
+    return [path / name for name in files if has_archives and name.endswith(".parquet")]
+
+
 def note_failed_downloads(tables: Iterable[Path], findings: Findings) -> None:
     """Count the rows of img2dataset's tables whose images could not be fetched."""
     import pyarrow
@@ -203,7 +210,7 @@ def open_rows(location: str, split: str = "train", findings: Findings | None = N
         else:
             rows = loader(location)
     except Exception as error:  # network, permission, format: the loaders of a dozen formats raise freely
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"data.folder: {location} could not be loaded with datasets.{loader.__name__} ({reason}). "
             + ("Save it again." if is_saved else "Correct its files, or prepare them again.")

@@ -152,13 +152,12 @@ def read_manifest(
     - the files of `Dataset.save_to_disk`, or data/*.parquet from preparation,
     - no image of its own, but Parquet, Arrow or archive files, as `datasets.load_dataset` reads them.
 
-    A URL, such as s3://bucket/folder, is a folder of Parquet tables or WebDataset archives in remote storage.
-
-    A name of the form owner/name that is not a folder is a Hub dataset, whose train split is read. The caption column
-    has a text, a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of an
-    image's folder is its caption; with none, all have the empty one. `folder_repeats` decides if 10_NAME is a folder
-    whose images count ten times. Masks in files need a folder of images, masks in alpha channels work with a Hub
-    dataset too. Links that lead out of a folder are refused unless `follow_links`. Files that are read go into `kept`.
+    A URL, such as s3://bucket/folder, is a folder of Parquet tables or WebDataset archives in remote storage. A name of
+    the form owner/name that is not a folder is a Hub dataset, whose train split is read. The caption column has a text,
+    a list of texts, or a class label, whose name is the caption. With `captions` folder, the name of an image's folder
+    is its caption; with none, all have the empty one. `folder_repeats` decides if 10_NAME is a folder whose images
+    count ten times. Masks in files need a folder of images, masks in alpha channels work with a Hub dataset too. Links
+    that lead out of a folder are refused unless `follow_links`. Files that are read go into `kept`.
 
     Raises FileNotFoundError where the folder does not exist, and ValueError with all that is wrong with it at once.
     """
@@ -172,11 +171,8 @@ def read_manifest(
         if place is not None and os.path.isdir(place) and not follow_links:
             refuse_links_out(str(place), "data.follow_links")
     is_plain = path.is_dir() and not is_saved_dataset(path)
-    if is_plain and any((path / "data").glob("*.parquet")):
-        from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
-
-        if tables := prepared_tables(root):
-            return _read_tables(folder, tables, reading, captions, mask, kept)
+    if is_plain and (tables := _prepared_tables(path)):
+        return _read_tables(folder, tables, reading, captions, mask, kept)
     files = visible_files(root, findings) if is_plain else []
     if is_plain and not holds_tables(files):
         source: ImageSource = FolderSource(root)
@@ -184,11 +180,10 @@ def read_manifest(
         advice = CORRECT_FILES.format(prepare=prepare_command(folder))
     else:
         refuse_no_dataset(folder)
-        from finetune.data.hub import note_failed_downloads, read_rows
+        from finetune.data.hub import note_failed_downloads, read_rows, tables_of_archives
 
         refuse_masks(folder, mask, ("file",))
-        if any(name.endswith(".tar") for name in files):
-            note_failed_downloads([path / name for name in files if name.endswith(".parquet")], findings)
+        note_failed_downloads(tables_of_archives(path, files), findings)
         entries, source = read_rows(str(path), image_column, reading.column, findings, captions)
         advice = f"Correct these rows, or let preparation leave them out: {prepare_command(folder)}"
     records = [_record(*found, reading.edits, findings) for found in probe_all(entries, source, findings, kept)]
@@ -198,6 +193,15 @@ def read_manifest(
     masks = FolderSource(masks_root) if mask.kind == "file" else source
     manifest = Manifest(tuple(records), source, folder, findings.warnings, kept=kept)
     return _with_masks(manifest, masks, masks_root, mask, findings)
+
+
+def _prepared_tables(path: Path) -> list[str]:
+    """Return the tables of a prepared folder, none of others."""
+    if not any((path / "data").glob("*.parquet")):
+        return []
+    from finetune.data.parquet import prepared_tables  # pyarrow takes a while to load
+
+    return prepared_tables(os.path.abspath(path))
 
 
 def _with_masks(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.data.listing import Entry, Findings, read_captions, read_entry
+from finetune.plurals import first_line
 
 if TYPE_CHECKING:
     from pyarrow import Array, DataType, RecordBatch, Scalar, Schema
@@ -73,7 +74,7 @@ def read_columns(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Mappi
             yield first, {name: batch.column(name).to_pylist() for name in batch.schema.names}
             first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({_first_line(error)}). Copy it again, or omit it.") from error
+        raise ValueError(f"{path} is damaged ({first_line(error)}). Copy it again, or omit it.") from error
 
 
 def num_rows(path: str) -> int:
@@ -117,12 +118,8 @@ def _open_file(path: str) -> "ParquetFile":
         if not os.path.isfile(path):
             raise
         raise ValueError(
-            f"{path} is not a whole Parquet file ({_first_line(error)}). Copy it again, or omit it."
+            f"{path} is not a whole Parquet file ({first_line(error)}). Copy it again, or omit it."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class _OpenTable:
@@ -167,7 +164,7 @@ class _OpenTable:
             return next(self._rest)
         except (pyarrow.ArrowException, OSError, StopIteration) as error:
             self._group = -1  # what is left of it gives nothing any more
-            raise ValueError(f"its part of the table is damaged ({_first_line(error)})") from error
+            raise ValueError(f"its part of the table is damaged ({first_line(error)})") from error
 
     def _start(self, group: int) -> None:
         num_rows = int(self._starts[group + 1] - self._starts[group])

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from finetune.data.remote.shard import IndexedImage, ShardReading
 from finetune.data.remote.storage import RemoteFile, Storage
 from finetune.data.remote.tables import index_table
 from finetune.data.remote.tars import index_tar
-from finetune.files import try_lock, write_atomically, writing
+from finetune.files import aside, try_lock, write_atomically, writing
 from finetune.plurals import plural
 
 if TYPE_CHECKING:
@@ -200,11 +199,14 @@ def _warnings(table: "Table") -> dict[str, tuple[int, list[str]]]:
 def _write(table: "Table", path: Path) -> None:
     import pyarrow
 
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
+    temporary = aside(path)
     with writing(path, table.nbytes):
-        with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        temporary.replace(path)
+        try:
+            with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _say(text: str) -> None:

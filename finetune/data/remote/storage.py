@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from finetune.extras import install_command
+from finetune.plurals import first_line
 
 Result = TypeVar("Result")
 
@@ -90,17 +91,17 @@ class Storage:
                 ) from error
             except PermissionError as error:
                 raise StorageError(
-                    f"data.folder: {place} may not be read ({_reason(error)}). Check the credentials, for S3 "
+                    f"data.folder: {place} may not be read ({first_line(error)}). Check the credentials, for S3 "
                     "AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and their rights."
                 ) from error
             except Exception as error:  # every kind of storage raises errors of its own
                 if wait is None or type(error).__name__ in HOPELESS or isinstance(error, MemoryError):
                     raise StorageError(
-                        f"data.folder: {place} could not be read ({_reason(error)}). Check network, endpoint and "
+                        f"data.folder: {place} could not be read ({first_line(error)}). Check network, endpoint and "
                         "credentials, for S3 AWS_ENDPOINT_URL and AWS_PROFILE or AWS_ACCESS_KEY_ID, then run the same "
                         "command again; it continues."
                     ) from error
-                print(f"{place}: {_reason(error)}; trying again in {wait:g} s", file=sys.stderr, flush=True)
+                print(f"{place}: {first_line(error)}; trying again in {wait:g} s", file=sys.stderr, flush=True)
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
@@ -163,14 +164,10 @@ def _opened(url: str, process: int) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(url, skip_instance_cache=True)
     except ImportError as error:
         package = PACKAGES.get(protocol)
-        advice = f"Run: {install_command(package)}" if package else f"Install what reads it: {_reason(error)}"
+        advice = f"Run: {install_command(package)}" if package else f"Install what reads it: {first_line(error)}"
         raise ValueError(f"data.folder: {url} needs a package that is not installed. {advice}") from error
     except ValueError as error:
         raise ValueError(
             f"data.folder: {url} has the protocol {protocol}, expected one that fsspec knows, such as s3. Check the "
             "spelling."
         ) from error
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

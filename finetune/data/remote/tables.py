@@ -13,6 +13,7 @@ from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.parquet import PREPARED_COLUMNS, listed_image, stored_bytes
 from finetune.data.remote.shard import IndexedImage, ShardReading
 from finetune.data.remote.storage import RangeFile, RemoteFile, Storage
+from finetune.plurals import first_line
 
 if TYPE_CHECKING:
     from pyarrow import Array, Schema
@@ -48,7 +49,7 @@ def index_table(
             return list(_prepared(table, shard, options, findings))
         return list(_read(table, file, shard, options, findings, kept))
     except pyarrow.ArrowException as error:
-        text = f"{shard.name} ({str(error).splitlines()[0]})"
+        text = f"{shard.name} ({first_line(error)})"
         findings.error("tables that are damaged or not whole Parquet files", text)
         return []
 
@@ -185,6 +186,6 @@ class RowGroups:
         except pyarrow.ArrowException as error:
             raise ValueError(
                 f"data.folder: {self._storage.url}/{shard.name} is damaged or was replaced "
-                f"({str(error).splitlines()[0]}). Put the whole file there and run the same command again."
+                f"({first_line(error)}). Put the whole file there and run the same command again."
             ) from error
         return table.column(0).combine_chunks()

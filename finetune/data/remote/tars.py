@@ -3,6 +3,7 @@
 import posixpath
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 
 from finetune.data.captions.files import TABLE_SUFFIXES, UNREAD_TABLE_SUFFIXES, UNREAD_TEXT_SUFFIXES, read_caption_files
 from finetune.data.captions.found import refuse_puzzling
@@ -55,16 +56,10 @@ def _captioned(
         texts.__getitem__, [*images, *texts], is_image_name, options.reading, findings, is_keyed=True
     )
     refuse_puzzling(found, images, options.reading, findings)
-    captioned: list[IndexedImage] = []
-    for name, image in images.items():
-        captions = read_captions([*found.captions.get(name, [])], name, findings)
-        captioned.append(_with_captions(image, captions))
-    return captioned
-
-
-def _with_captions(image: IndexedImage, captions: tuple[str, ...]) -> IndexedImage:
-    entry = Entry(image.entry.file_name, captions)
-    return IndexedImage(entry, image.width, image.height, image.sha256, image.start, image.length)
+    return [
+        replace(image, entry=Entry(name, read_captions([*found.captions.get(name, [])], name, findings)))
+        for name, image in images.items()
+    ]
 
 
 def _files(archive: tarfile.TarFile, shard: RemoteFile, findings: Findings) -> Iterator[tuple[str, tarfile.TarInfo]]:

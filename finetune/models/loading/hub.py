@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from finetune.models.family import ModelSource
+from finetune.plurals import first_line
 
 MIRRORS = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -76,7 +77,7 @@ def hub_file(source: ModelSource, name: str) -> Path:
 
 def hub_refusal(error: BaseException, source: ModelSource, missing: str) -> ValueError:
     """Return the refusal of a model that the Hub does not provide. `missing` as in `hub_advice`."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return ValueError(
         hub_advice(error, source, missing)
         or f"model.source: {source.location} is not a folder here and does not come from the Hub ({reason}). Try "
