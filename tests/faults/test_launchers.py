@@ -32,6 +32,8 @@ class Machines:
         self.logs = [folder / f"log{number}" for number in (0, 1)]
         self.launchers = []
         for number, log in enumerate(self.logs):
+            if number:  # only the first may open the port: Accelerate refuses to start it where another has
+                self.wait_until(lambda: port in [each.laddr.port for each in psutil.net_connections("tcp")])
             place = ["--main_process_port", str(port), "--machine_rank", str(number), "-m", "recipes.lora"]
             with log.open("wb") as file:
                 words = [sys.executable, *WORDS, *launcher_words, *place, *flags(options)]
