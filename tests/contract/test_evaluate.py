@@ -114,7 +114,7 @@ def test_what_does_not_fit_the_base_model_is_a_sentence(
     other = tmp_path / "other.safetensors"
     save_file({"lora_unet_nothing.lora_down.weight": torch.zeros(2, 2)}, other)
     cases = (
-        ([], ["--draw.size", "33"], "draw.size: got 33, expected a multiple of 2"),
+        ([], ["--draw.size", "33"], "draw.size: got 33, expected a multiple of 4"),
         ([str(save_dinov2(tmp_path / "eye"))], [], "not the folder of a finished run"),
         ([str(other)], [], "layer of 1 that"),
     )

@@ -28,7 +28,7 @@ from tests.tiny.sd import save_pictures, save_pipeline
 def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lora")
     options = TINY | {
-        "model.source": save_pipeline(folder / "model", size="tiny"),
+        "model.source": save_pipeline(folder / "model", size="micro"),
         "data.folder": save_pictures(folder / "pictures", count=12, size=64, aspects=(1.0, 1.5)),
         "output.folder": folder / "out",
         "cache.folder": folder / "cache",

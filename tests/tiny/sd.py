@@ -44,17 +44,18 @@ class Shape:
     num_heads: int
     text_width: int
     layers_per_block: int = 2
+    latent_size: int = 32
 
 
 SIZES = {
-    "micro": Shape((8, 16), (8, 8), num_heads=2, text_width=32, layers_per_block=1),
+    "micro": Shape((8, 16), (4, 4, 8), num_heads=2, text_width=32, layers_per_block=1, latent_size=16),
     "tiny": Shape((8, 16, 16, 16), (8, 8), num_heads=2, text_width=32),
     "factor8": Shape((8, 16, 16, 16), (4, 4, 8, 8), num_heads=2, text_width=32),
     "small": Shape((32, 64, 96, 96), (16, 32, 32, 32), num_heads=4, text_width=64),
 }
-"""micro: two levels, for tests of the loop, which run many steps. tiny: pixels are twice as large as latents. factor8:
-eight times, as in the real models. small: eight times, and wide enough to learn a little from images of 64 pixels or
-more."""
+"""micro: two levels, and images four times as large as latents, for tests of the loop, which run many steps. tiny:
+images are twice as large as latents. factor8: eight times, as in the real models. small: eight times, and wide enough
+to learn a little from images of 64 pixels or more."""
 
 
 def save_pipeline(folder: Path, **options: Any) -> Path:
@@ -100,7 +101,7 @@ def build_unet(shape: Shape, *, sd2: bool, in_channels: int = 4) -> UNet2DCondit
     """Return a U-Net whose modules carry the names of the real ones."""
     num_attending = len(shape.unet_channels) - 1
     return UNet2DConditionModel(
-        sample_size=32,
+        sample_size=shape.latent_size,
         in_channels=in_channels,
         out_channels=4,
         block_out_channels=shape.unet_channels,
@@ -123,14 +124,14 @@ def build_vae(shape: Shape, **options: Any) -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * num_levels,
         up_block_types=("UpDecoderBlock2D",) * num_levels,
         norm_num_groups=4,
-        sample_size=32 * 2 ** (num_levels - 1),
+        sample_size=shape.latent_size * 2 ** (num_levels - 1),
         **(usual | options),
     )
 
 
 def build_shifted_vae(**scaling: float) -> AutoencoderKL:
     """Build an autoencoder with 16 shifted and scaled latent channels."""
-    return build_vae(SIZES["micro"], latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **scaling)
+    return build_vae(SIZES["tiny"], latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **scaling)
 
 
 def build_text_encoder(shape: Shape, tokenizer: CLIPTokenizer, *, sd2: bool) -> CLIPTextModel:

@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no scheduler": (without("model/scheduler"), ("model.source", "scheduler")),
     "inpainting": (with_entries("model/unet/config.json", in_channels=9), ("model.source",)),
     "unknown optimizer": (option("optim.name", "adamw9bit"), ("optim.name", "Did you mean adamw8bit")),
-    "bucket step beside the VAE's": (option("data.bucket_step", 1), ("data.bucket_step", "multiple of 2")),
+    "bucket step beside the VAE's": (option("data.bucket_step", 1), ("data.bucket_step", "multiple of 4")),
     "layers that are not there": (option("lora.targets", ("to_z",)), ("lora.targets", "to_z")),
     "warm-up longer than the run": (option("optim.warmup_steps", 99), ("optim.warmup_steps",)),
     "another prediction": (option("loss.prediction_type", "v_prediction"), ("loss.prediction_type", "epsilon")),
