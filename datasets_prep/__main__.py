@@ -23,6 +23,7 @@ from datasets_prep.selection import counts_in_words
 from finetune.config.parse.command_line import parse
 from finetune.config.parse.once import options_once
 from finetune.plurals import plural
+from finetune.processes.garbage import spare_imports
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
 PROGRAM = "python -m datasets_prep"
@@ -31,6 +32,7 @@ PROGRAM = "python -m datasets_prep"
 def main() -> None:
     """Prepare a dataset, or serve the review. A user's mistake is printed and ends with exit code 1."""
     outlive_lost_output()
+    spare_imports()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about single files, which it does not name
     try:
         if sys.argv[1:2] == ["review"]:

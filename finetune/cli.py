@@ -18,12 +18,14 @@ from finetune.command_options import (
     plan_words,
 )
 from finetune.config.parse.once import options_once
+from finetune.processes.garbage import spare_imports
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
 
 def main() -> None:
     """Run the subcommand that the command line names."""
     outlive_lost_output()
+    spare_imports()
     parser = argparse.ArgumentParser(prog="finetune", description="What is not training; recipes train.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = options_once(commands.add_parser("demo", help="adapt the shipped model to a style, show before and after"))

@@ -20,6 +20,7 @@ from finetune.out_of_memory import is_out_of_memory
 from finetune.planning.epochs import with_steps
 from finetune.planning.proposal import launched_processes, with_kept_numbers, with_proposals
 from finetune.planning.recipe import Config, Recipe, Stage
+from finetune.processes.garbage import spare_imports
 from finetune.processes.launch_request import launcher, refuse_launch, unread_config
 from finetune.processes.ranks import LostProcess, is_lost_connection, ranks
 from finetune.processes.run_log import open_run_log
@@ -59,6 +60,7 @@ def read_manifest(recipe: Recipe[Config], config: Config) -> "Manifest":
 def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -> None:
     """Parse, check and run the stages that are not finished."""
     outlive_lost_output()
+    spare_imports()
     end_with_launcher()
     end_on_signals("training had not begun, and what was cached is kept; the same command starts again.")
     try:

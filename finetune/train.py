@@ -6,6 +6,7 @@ from finetune.config.train import TrainConfig
 from finetune.data.manifest import Manifest
 from finetune.loop import loop
 from finetune.methods.base import TuningMethod
+from finetune.processes.garbage import collect_as_usual
 from finetune.run.finish import finish
 from finetune.setup.data import prepare_data
 from finetune.setup.desk import open_desk
@@ -28,6 +29,7 @@ def train(
     """Train, save, export and report; return the run folder. A model that is trained `from_scratch` is not checked
     against its objective. Raises ValueError or OSError for mistakes that a user can mend, SystemExit(75) where a signal
     stopped the run after a checkpoint."""
+    collect_as_usual()
     with open_run(config, manifest) as run:
         desk = open_desk(run)
         model = load_model(run, method)
