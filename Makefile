@@ -17,7 +17,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 # The pyright wheel asks the network for a newer release at every start unless told not to.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup shell demo test test-all test-gpu check lint format-check types imports spelling gates bench clean
+.PHONY: help setup shell demo test test-all test-gpu browser check lint format-check types imports spelling gates bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -59,6 +59,9 @@ test-all: setup  ## every test that needs no GPU: whole families, kills, Ray, th
 
 test-gpu: setup  ## the tests that need a CUDA device
 	$(RUN) -m pytest -m gpu $(ARGS)
+
+browser:  ## install Chromium on Debian, which the tests of pages need (as root)
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium
 
 check: lint format-check types imports spelling gates  ## all static checks (add -k to see every failure)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9, "Home": 36, "End": 35}
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until something that a page should do has not happened."""
 
 
@@ -23,7 +23,7 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         program = shutil.which("chromium")
         if program is None:
-            pytest.skip("needs chromium (Debian's package)")
+            pytest.skip("needs chromium (make browser)")
         its_input, commands = os.pipe()
         answers, its_output = os.pipe()
 
