@@ -14,8 +14,9 @@ LEAST_LIKENESS = 0.5
 def usable_strengths(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> dict[str, Any] | None:
     """Find the best strength and the usable ones. None where nothing was scored.
 
-    A strength is usable within the limits with at least half of the best likeness there. The best has the highest
-    likeness; where no difference shows, the nearest to 1, which needs no setting.
+    A strength is usable within the limits with at least half of the best likeness there, or where no difference shows
+    to that, which may be below 0. The best has the highest likeness; where no difference shows, the nearest to 1, which
+    needs no setting.
     """
     name = LIKENESS[goal]
     scored = sorted((row for row in rows if value_of(row, name) is not None), key=lambda row: row["strength"])
@@ -30,7 +31,7 @@ def usable_strengths(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> d
     equal = [row for row in fitting if difference(top, row, name).contains_zero]
     best = min(equal, key=lambda row: abs(row["strength"] - 1))
     least = LEAST_LIKENESS * (value_of(top, name) or 0.0)
-    usable = [row["strength"] for row in fitting if (value_of(row, name) or 0.0) >= least]
+    usable = [row["strength"] for row in fitting if row in equal or (value_of(row, name) or 0.0) >= least]
     low, high = min(usable), max(usable)
     reason = f"Use it at strength {best['strength']:g}; {low:g} to {high:g} are usable."
     if gaps := [row["strength"] for row in scored if low < row["strength"] < high and row["strength"] not in usable]:

@@ -31,3 +31,9 @@ def test_none_may_be_usable() -> None:
     found = usable_strengths([row(0.5, 0.4, 0.1), row(1.0, 0.9, 0.0)], "style", LimitsConfig()) or {}
     assert found["best"] is None and found["usable"] is None
     assert usable_strengths([], "style", LimitsConfig()) is None
+
+
+def test_the_best_is_usable_where_all_likeness_is_below_0() -> None:
+    rows = [row(0.5, -0.0002, 0.9), row(1.0, -0.0001, 0.9)]
+    found = usable_strengths(rows, "style", LimitsConfig()) or {}
+    assert found["best"] == 1.0 and found["usable"] == [1.0, 1.0]
