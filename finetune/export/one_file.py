@@ -26,6 +26,7 @@ from finetune.files import put_in_place, unfinished
 from finetune.models.family import Components, ModelFamily
 from finetune.models.interfaces import Denoiser, TextEncoder
 from finetune.models.layer_names.ldm import autoencoder_weights, clip_weights, open_clip_weights
+from finetune.models.loading.file_names import under_name
 from finetune.models.loading.marks import V_KEY, ZERO_SNR_KEY
 from finetune.objectives.diffusion import Diffusion, Objective
 
@@ -179,7 +180,7 @@ def by_diffusers(family: ModelFamily, components: Components, file: Path, say: S
     with tempfile.TemporaryDirectory() as folder, errors_only():
         save_configs(pipeline, Path(folder))
         single = Path(folder) / "model.safetensors"
-        os.symlink(file.resolve(), single)
+        under_name(file, single)
         optional = {name: None for name, part in pipeline.components.items() if part is None}
         loaded = type(pipeline).from_single_file(
             str(single), config=folder, local_files_only=True, torch_dtype=torch.float32, **optional

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.models.family import ModelSource
+from finetune.models.loading.file_names import under_name
 from finetune.models.loading.part_files import PartFiles, files_of, part_files, variants
 from finetune.models.loading.single_file import weight_shapes
 
@@ -69,7 +70,7 @@ def placed(source: ModelSource) -> Iterator[VAEFolder]:
         if is_file(source):
             configs = part_files(source, "vae", has_weights=False).root
             with tempfile.TemporaryDirectory() as folder:
-                Path(folder, "diffusion_pytorch_model.safetensors").symlink_to(Path(source.vae).absolute())
+                under_name(Path(source.vae), Path(folder, "diffusion_pytorch_model.safetensors"))
                 shutil.copyfile(configs / "vae" / CONFIG, f"{folder}/{CONFIG}")
                 yield VAEFolder(ModelSource(source.vae, config=configs), "", PartFiles(Path(folder)))
             return
