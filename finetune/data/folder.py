@@ -4,6 +4,7 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from finetune.config.mask import MaskConfig
@@ -45,6 +46,10 @@ def read_folder(
     names of their folders, or empty. Masks do not count as images: NAME-masklabel.png beside a NAME.jpg, and the files
     in mask.folder.
     """
+    if any(name.endswith(".parquet") for name in files):
+        from finetune.data.hub import lists_of_folders, note_failed_downloads
+
+        note_failed_downloads([Path(root, name) for name in lists_of_folders(root, files)], findings)
     images = _without_masks(files, root, mask, findings)
     unread = [name for name in files if split_name(name)[1] in UNREAD_SUFFIXES and not is_image_name(name)]
     for name in unread:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,12 +126,29 @@ def tables_of_archives(path: Path, files: Sequence[str]) -> list[Path]:
     return [path / name for name in files if has_archives and name.endswith(".parquet")]
 
 
+def lists_of_folders(root: str, files: Sequence[str]) -> list[str]:
+    """Return img2dataset's tables and statistics beside its folders. These are 00000.parquet, with rows of what was
+    fetched, and 00000_stats.json, beside 00000/."""
+    folders = {posixpath.dirname(name) for name in files}
+    stems = [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
+    found = []
+    for stem in folders.intersection(stems):
+        from pyarrow import ArrowInvalid, parquet
+
+        with contextlib.suppress(ArrowInvalid):
+            if {"url", "status"} <= set(parquet.read_schema(Path(root, f"{stem}.parquet")).names):
+                found += [name for name in (f"{stem}.parquet", f"{stem}_stats.json") if name in files]
+    return sorted(found)
+
+
 def note_failed_downloads(tables: Iterable[Path], findings: Findings) -> None:
     """Count the rows of img2dataset's tables whose images could not be fetched."""
     import pyarrow
     from pyarrow import parquet
 
     for path in tables:
+        if path.suffix != ".parquet":
+            continue
         try:
             file = parquet.ParquetFile(path)
         except pyarrow.ArrowInvalid:

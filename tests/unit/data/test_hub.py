@@ -1,6 +1,7 @@
 import io
 import json
 import pickle
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,20 @@ def test_archives_of_img2dataset_are_read_and_failed_rows_counted(tmp_path: Path
     found, notes = read_all(opened(tmp_path))
     assert [texts for name, (_, texts) in found.items() if name.endswith(".jpg")] == [("a cat 0",), ("a cat 2",)]
     assert "00000.parquet (1 of 3)" in notes
+
+
+def test_folders_of_img2dataset_are_read_and_failed_rows_counted(tmp_path: Path) -> None:
+    """The table and the statistics do not count as images."""
+    fetched(tmp_path, ["success", "failed_to_download", "success"])
+    (tmp_path / "00000").mkdir()
+    with tarfile.open(tmp_path / "00000.tar") as members:
+        members.extractall(tmp_path / "00000", filter="data")
+    (tmp_path / "00000.tar").unlink()
+    manifest = read_manifest(str(tmp_path))
+    assert [record.captions for record in manifest.records] == [("a cat 0",), ("a cat 2",)]
+    assert any("could not be fetched" in text and "00000.parquet (1 of 3)" in text for text in manifest.warnings)
+    found, notes = read_all(opened(tmp_path))
+    assert not {"00000.parquet", "00000_stats.json"} & found.keys() and "00000.parquet (1 of 3)" in notes
 
 
 def test_a_table_beside_images_is_left_alone(tmp_path: Path) -> None:
