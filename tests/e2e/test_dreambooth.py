@@ -6,7 +6,7 @@ import pytest
 import safetensors
 from PIL import Image
 
-from tests.support.launch import on_two_processes
+from tests.support.jobs import completed_job
 from tests.support.runs import (
     SUBJECT,
     WITH_TEXT_ENCODER,
@@ -46,11 +46,12 @@ def test_two_processes_make_the_images_of_one_and_take_its_steps(kind: str, opti
     if kind == "prediction":
         del options["prior.num_pictures"]
         options |= WITH_TEXT_ENCODER | {"prior.kind": kind, "train.steps": 3}
-    one = options | {"train.batch_size": 4, "output.folder": tmp_path / "one", "cache.folder": tmp_path / "cache_one"}
+    options |= {"train.batch_size": 4}
+    one = options | {"output.folder": tmp_path / "one", "cache.folder": tmp_path / "cache_one"}
     ended = completed("dreambooth", one, tmp_path / "log")
     assert ("50.0% of the samples are of the instance" in ended.output) == (kind == "pictures")
     two = options | {"output.folder": tmp_path / "two", "cache.folder": tmp_path / "cache_two"}
-    on_two_processes("dreambooth", two)
+    completed_job("dreambooth", two, tmp_path / "logs")
     pictures = class_pictures(tmp_path / "cache_one")
     assert len(pictures) == (7 if kind == "pictures" else 0)
     assert class_pictures(tmp_path / "cache_two") == pictures

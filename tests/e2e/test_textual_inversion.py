@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.support.launch import on_two_processes
+from tests.support.jobs import completed_job
 from tests.support.runs import Options, assert_close_metrics, completed, final_state, metrics, refused, without_lora
 
 TOKENS: Options = {
@@ -92,8 +92,9 @@ def test_images_without_captions_learn_a_token_and_a_run_is_not_resumed_with_ano
 def test_two_processes_equal_one(tiny_run: Options, tmp_path: Path) -> None:
     """With dropped captions, so one process has batches without a token."""
     options = options_of("lora", tiny_run) | {"preview.prompts": (), "data.caption_dropout": 0.5, "train.steps": 3}
-    completed("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
-    on_two_processes("lora", options | {"output.folder": tmp_path / "two"})
+    options |= {"train.batch_size": 4}
+    completed("lora", options | {"output.folder": tmp_path / "one"}, tmp_path / "log")
+    completed_job("lora", options | {"output.folder": tmp_path / "two"}, tmp_path / "logs")
     first, second = final_state(tmp_path / "one"), final_state(tmp_path / "two")
     for name in (name for name in first if name.startswith("trained.")):
         torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)

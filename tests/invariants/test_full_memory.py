@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from tests.support.damage import change_weight
-from tests.support.launch import command, on_two_processes, two_processes
+from tests.support.jobs import completed_job, ends, start_job
 from tests.support.runs import (
     BF16,
     WITH_TEXT_ENCODER,
@@ -152,19 +152,19 @@ def test_changed_weights_or_patterns_are_not_resumed(full_run: Options, tmp_path
 @pytest.mark.slow
 def test_two_processes_hold_the_same_rounded_weights_and_resume(full_run: Options, tmp_path: Path) -> None:
     options = full_run | {"optim.weights": "bf16_stochastic", "optim.name": "adamw8bit", "checkpoint.every": 2}
-    options |= {"checkpoint.keep": 5, "train.max_grad_norm": 1.0}
-    bf16 = ("--mixed_precision", "bf16")
-    on_two_processes("full", options, *bf16)
+    options |= {"checkpoint.keep": 5, "train.max_grad_norm": 1.0, "train.batch_size": 4}
+    completed_job("full", options, tmp_path / "logs", environment=BF16)
     state, rows = final_state(tmp_path / "out"), losses(tmp_path / "out")
     for step in ("step_000004", "step_000005"):
         shutil.rmtree(tmp_path / "out" / "checkpoints" / step)
     (tmp_path / "out" / "run.json").unlink()
-    assert "at step 2 of 5" in on_two_processes("full", options, *bf16)
+    assert "at step 2 of 5" in completed_job("full", options, tmp_path / "logs", environment=BF16)
     assert differing(state, final_state(tmp_path / "out")) == []
     assert losses(tmp_path / "out") == rows
-    one = options | {"output.folder": tmp_path / "one", "train.batch_size": 4, "cache.folder": tmp_path / "cache"}
+    one = options | {"output.folder": tmp_path / "one", "cache.folder": tmp_path / "cache"}
     finished(one, tmp_path / "one", BF16)
     assert_close_metrics(tmp_path / "one", tmp_path / "out", "loss", rel=2e-2)
     early = options | {"optim.in_backward": True, "train.max_grad_norm": 0.0, "output.folder": tmp_path / "early"}
-    ended = command(two_processes("full", early, *bf16), ACCELERATE_USE_CPU="true")
-    assert ended.returncode != 0 and "2 processes" in ended.stderr
+    for ended in ends(start_job("full", early, tmp_path / "logs", environment=BF16)):
+        assert ended.exit_code == 1, ended.output
+    assert "2 processes" in (tmp_path / "logs" / "log0").read_text()

@@ -22,7 +22,7 @@ from finetune.models import family_named
 from finetune.models.family import ModelSource
 from finetune.records.command import RecordsOptions, show_records
 from finetune.sampling.metadata import OWN_CHUNK
-from tests.support.launch import on_two_processes
+from tests.support.jobs import completed_job
 from tests.support.runs import PREVIEWS, UNCACHED, WITH_TEXT_ENCODER, Options, completed, refused, start
 
 SCORED: Options = PREVIEWS | {"evaluate.every": 2, "evaluate.max_share": 1.0, "evaluate.grid.num_prompts": 2}
@@ -178,8 +178,7 @@ def test_every_method_is_scored_against_the_base_model(
 def test_two_processes_score_as_one_does(tiny_run: Options, tmp_path: Path) -> None:
     one = tiny_run | SCORED | {"train.steps": 2, "train.batch_size": 4, "output.folder": tmp_path / "one"}
     completed("lora", one, tmp_path / "log")
-    two = one | {"train.batch_size": 2, "output.folder": tmp_path / "two"}
-    on_two_processes("lora", two)
+    completed_job("lora", one | {"output.folder": tmp_path / "two"}, tmp_path / "logs")
     (first,), (second,) = rows(tmp_path / "one"), rows(tmp_path / "two")
     for name, score in first["scores"].items():
         assert second["scores"][name].get("value") == pytest.approx(score.get("value"), abs=0.02), name

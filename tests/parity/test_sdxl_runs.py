@@ -12,7 +12,7 @@ from finetune.export.tokens import save_tokens, token_differences
 from finetune.models.families.sdxl import StableDiffusionXL
 from finetune.models.family import ModelSource
 from tests.support.damage import change_json
-from tests.support.launch import on_two_processes
+from tests.support.jobs import completed_job
 from tests.support.runs import Options, assert_close_metrics, completed, final_state, without_lora
 from tests.tiny.sdxl import WIDTHS, save_pipeline
 from tests.unit.export.test_tokens import metadata_of
@@ -35,8 +35,9 @@ def options(tiny_run: Options, model: Path) -> Options:
 def test_two_processes_equal_one(options: Options, tmp_path: Path) -> None:
     """DistributedDataParallel fails where a trained weight gets no gradient."""
     options |= {"train.steps": 2, "train.text_encoder": True, "cache.text": False, "data.caption_dropout": 0.5}
-    completed("lora", options | {"output.folder": tmp_path / "one", "train.batch_size": 4}, tmp_path / "log")
-    on_two_processes("lora", options | {"output.folder": tmp_path / "two"})
+    options |= {"train.batch_size": 4}
+    completed("lora", options | {"output.folder": tmp_path / "one"}, tmp_path / "log")
+    completed_job("lora", options | {"output.folder": tmp_path / "two"}, tmp_path / "logs")
     assert_close_metrics(tmp_path / "one", tmp_path / "two", "loss", rel=1e-4)
 
 

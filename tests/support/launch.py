@@ -1,12 +1,16 @@
 """Commands as users start them, alone and by `accelerate launch`."""
 
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.support.runs import Options, flags
+import torch
+
+from tests.support.runs import Options, flags, forked_process
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
@@ -18,9 +22,37 @@ def command(arguments: list[str], **environment: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, **options)
 
 
+def forked(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a module as `command` does, in a process with all imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, name) for name in ("out", "err")]
+        process = forked_process(_run_module, (arguments, outputs, os.environ | environment))
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+            raise AssertionError(f"still running after 300 s: {arguments}\n{outputs[1].read_text()}")
+        said = [path.read_text() if path.exists() else "" for path in outputs]
+    return subprocess.CompletedProcess(arguments, process.exitcode or 0, *said)
+
+
+def _run_module(arguments: list[str], outputs: list[Path], environment: dict[str, str]) -> None:
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    sys.argv = arguments[1:]
+    runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+
+
 def succeeded(arguments: list[str], **environment: str) -> str:
-    """Run Python as `command` does, to a good end. Return what was printed."""
-    ended = command(arguments, **environment)
+    """Run Python as `command` does, to a good end. Return what was printed.
+
+    The project's modules run in processes that have all imports already.
+    """
+    is_module = arguments[0] == "-m" and arguments[1].partition(".")[0] in ("finetune", "recipes", "datasets_prep")
+    ended = (forked if is_module else command)(arguments, **environment)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 

@@ -85,6 +85,14 @@ class Running:
             time.sleep(0.005)
 
 
+def forked_process(work: Callable[..., None], arguments: Sequence[object]) -> BaseProcess:
+    """Start a process with all imports. It calls `work`."""
+    process = CONTEXT.Process(target=work, args=tuple(arguments))
+    with mock.patch.object(multiprocessing.forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
+        process.start()
+    return process
+
+
 def start(
     recipe: str,
     options: Options,
@@ -95,10 +103,7 @@ def start(
 ) -> Running:
     """Start `recipes.RECIPE`; `prepare` runs in the child first and must be picklable."""
     sys.audit("tests.run", recipe)  # tests/unit refuses it
-    process = CONTEXT.Process(target=_child, args=(recipe, flags(options), log, environment or {}, prepare))
-    with mock.patch.object(multiprocessing.forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
-        process.start()
-    return Running(process, log)
+    return Running(forked_process(_child, (recipe, flags(options), log, environment or {}, prepare)), log)
 
 
 def run(recipe: str, options: Options, log: Path, *, environment: Environment = None) -> Ended:
