@@ -10,6 +10,9 @@ from finetune.config.drawing.generate import split_strength
 from finetune.config.facts import above_zero, at_least
 from finetune.config.sections import ModelConfig
 
+OTHER_FILES = {".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft"}
+"""Endings of weights that are not written here."""
+
 
 @dataclass(frozen=True)
 class MergeConfig:
@@ -27,7 +30,7 @@ class MergeConfig:
     finetune export."""
 
     def __post_init__(self) -> None:
-        refuse(self, (files_given, new_output, fp8_in_one_file))
+        refuse(self, (files_given, new_output, folder_or_safetensors, fp8_in_one_file))
 
     @property
     def adapters(self) -> tuple[tuple[Path, float], ...]:
@@ -132,8 +135,23 @@ def one_file(files: tuple[str, ...]) -> Iterator[str]:
     if len(files) != 1:
         yield f"files: got {len(files)}, expected one LoRA. Use: finetune lora convert FILE --to LAYOUT ..."
     for file in files:
-        if not Path(file).exists():
-            yield f"files: no file or folder {file}. Expected a safetensors file, or a folder that peft wrote."
+        yield from adapters_there(Path(file))
+
+
+def adapters_there(path: Path) -> Iterator[str]:
+    """Refuse what does not exist, and folders that peft did not write."""
+    if not path.exists():
+        yield f"files: no file or folder {path}. Expected a safetensors file, or a folder that peft wrote."
+    elif path.is_dir() and not any(path.glob("adapter_config.json")) and not any(path.glob("*/adapter_config.json")):
+        yield f"files: {path} is a folder, and not one that peft wrote. {instead_of_folder(path)}"
+
+
+def instead_of_folder(path: Path) -> str:
+    """Name the files to give where a run folder was given."""
+    found = [*path.glob("*.safetensors"), *path.glob("export/*.safetensors")]
+    if not found:
+        return "Give a safetensors file."
+    return f"Give a file in it: {', '.join(sorted(map(str, found)))}."
 
 
 def output_of_layout(output: Path, to: Layout) -> Iterator[str]:
@@ -148,14 +166,19 @@ def files_given(files: tuple[str, ...]) -> Iterator[str]:
     if not files:
         yield "files: missing, expected the base model and adapters. Use: finetune lora merge BASE FILE ... OPTIONS"
     for file, _ in map(split_strength, files):
-        if not Path(file).exists():
-            yield f"files: no file or folder {file}. Expected a safetensors file, or a folder that peft wrote."
+        yield from adapters_there(Path(file))
 
 
 def new_output(output: Path) -> Iterator[str]:
     """Refuse to replace what is there."""
     if output.exists():
         yield f"output: {output} exists already, expected a new one. Choose another name."
+
+
+def folder_or_safetensors(output: Path) -> Iterator[str]:
+    """Refuse names of files that are not safetensors, which would become folders."""
+    if output.suffix.lower() in OTHER_FILES:
+        yield f"output: got {output}, expected a new folder or a name that ends with .safetensors. Choose one of them."
 
 
 def fp8_in_one_file(output: Path, dtype: str) -> Iterator[str]:

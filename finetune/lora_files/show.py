@@ -11,6 +11,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from finetune.lora_files.options import instead_of_folder
 from finetune.plurals import first_few, plural
 from finetune.sampling.weight_changes import change_of
 
@@ -91,6 +92,8 @@ def show(path: Path) -> list[str]:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata of a file."""
+    if path.is_dir():
+        raise ValueError(f"file: {path} is a folder, expected a safetensors file. {instead_of_folder(path)}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
