@@ -1,10 +1,11 @@
 """`finetune import`: a config of another trainer as ours; torch-free."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from finetune.config.trainers.formats import Content, read_arguments, read_file
+from finetune.config.trainers.command_lines import has_options, read_arguments
+from finetune.config.trainers.formats import Content, read_file
 from finetune.config.trainers.recognise import described, trainer_of
 from finetune.imports.given import Given
 from finetune.imports.readers import read_given
@@ -27,6 +28,11 @@ def import_config(file: Path | None, words: Sequence[str], output: Path, say: Ca
         raise ValueError(f"output: {output} exists and is not overwritten. Give another with --output.")
     content: Content = read_arguments(words) if file is None else _read(file)
     source = "its arguments" if file is None else str(file)
+    if isinstance(content, Mapping) and "script" in content and not has_options(content):
+        raise ValueError(
+            f"import: {source}: got {content['script']} without options, expected some that begin with --. Give them "
+            "behind the script's name, or import the config file that it reads."
+        )
     stem = trainer_of(content)
     if stem is None or isinstance(content, list):
         raise ValueError(f"import: {source}: {described(content)}")

@@ -1,18 +1,17 @@
 """Files and command lines of other trainers as plain values; torch-free."""
 
-import re
 import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
+from finetune.config.trainers.command_lines import ASSIGNMENT, command_line_in
 from finetune.json_text import parse_json
 
 MOST_BYTES = 2_000_000
-ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
-LAUNCHERS = ("accelerate", "launch", "python", "python3", "torchrun")
+DATA_SUFFIXES = (".json", ".toml", ".yaml", ".yml")
 Content = Mapping[str, object] | list[object]
 
 
@@ -26,10 +25,18 @@ def read_file(path: Path) -> Content:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text in UTF-8: {error}. Save it as UTF-8.") from None
-    for read in (parse_json, _toml, _environment, command_line_in, _yaml):
+    suffix = path.suffix.lower()
+    for read in (parse_json, _toml, _environment):
         found = _attempt(read, text)
         if isinstance(found, (dict, list)) and found:
             return cast(Content, found)
+    try:
+        found = None if suffix in DATA_SUFFIXES else command_line_in(text, suffix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    found = found or _attempt(_yaml, text)
+    if isinstance(found, (dict, list)) and found:
+        return cast(Content, found)
     raise ValueError(
         f"{path} is neither TOML, JSON, YAML, an environment file nor a shell file with a command of a trainer."
     )
@@ -63,42 +70,4 @@ def _environment(text: str) -> object:
             found[match[1]] = " ".join(shlex.split(match[2], comments=True))
         except ValueError:
             return None
-    return found
-
-
-def command_line_in(text: str) -> object:
-    """Find the command of a script in a shell file. Variables that the file sets are replaced."""
-    variables: dict[str, str] = {}
-    for line in text.replace("\\\n", " ").splitlines():
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:
-            continue
-        if match := ASSIGNMENT.fullmatch(line):
-            variables[match[1]] = " ".join(shlex.split(match[2], comments=True))
-        elif any(word.endswith(".py") for word in words):
-            known = [re.sub(r"\$\{?(\w+)\}?", lambda each: variables.get(each[1], each[0]), word) for word in words]
-            return read_arguments(known)
-    return None
-
-
-def read_arguments(words: Sequence[str]) -> dict[str, object]:
-    """Read the arguments of a script. Its name becomes the option `script`; what precedes it is the launcher's."""
-    found: dict[str, object] = {}
-    place = next((number for number, word in enumerate(words) if word.endswith(".py")), None)
-    if place is not None:
-        launcher = read_arguments([word for word in words[:place] if word not in LAUNCHERS])
-        found |= {key: value for key, value in launcher.items() if key in ("mixed_precision", "num_processes")}
-        found["script"] = Path(words[place]).name
-        words = words[place + 1 :]
-    key = ""
-    values: list[str] = []
-    for word in [*words, "--"]:
-        if not word.startswith("--") and not re.match(r"-[A-Za-z]", word):
-            values.append(word)
-            continue
-        if key:
-            found[key] = True if not values else values[0] if len(values) == 1 else values
-        key, assigned, value = word.lstrip("-").partition("=")
-        values = [value] if assigned else []
     return found
