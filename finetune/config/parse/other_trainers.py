@@ -10,11 +10,20 @@ ELSEWHERE = {
     "num_processes": f"Processes {LAUNCHED.format('num_processes')}",
     "num_machines": f"Machines {LAUNCHED.format('num_machines')}",
     "gpu_ids": f"GPUs {LAUNCHED.format('gpu_ids')}",
-    "config_file": "It is an option of accelerate launch: give it before -m. A preset of a recipe is --config.",
+    "config_file": "It is an option of accelerate launch: give it before -m. A preset of a recipe is --config; that of "
+    "sd-scripts becomes one by finetune import FILE --output NEW.yaml.",
+    "dataset_config": "It names a file of sd-scripts. Use: finetune import {} --output NEW.yaml and --config NEW.yaml.",
     "network_module": "The recipe says what is trained: recipes.lora, and --lora.kind for relatives of LoRA.",
     "push_to_hub": "Nothing is uploaded to the Hub; upload OUT/export with: hf upload.",
 }
-"""Their names for what is not an option here; the tables of config/trainers have more."""
+"""Their names for what is not an option here, {} for the given value; the tables of config/trainers have more."""
+OTHER_UNITS = {
+    "every_passes": " It counts steps, not epochs: one epoch is the images with their repeats, divided by "
+    "train.batch_size x train.accumulation x processes.",
+    "warmup": " It counts steps; a share of the run, as 0.1, is a number of steps here.",
+    "forward_passes": " It counts updates of the weights; train.accumulation does not divide it.",
+}
+"""What our number counts, by conversion, where theirs counts another thing."""
 
 
 @cache
@@ -34,7 +43,7 @@ def counterpart(key: str, known: Collection[str], texts: Sequence[str] = ()) -> 
     """Return a sentence about an option of another trainer. It has the value as written here. Empty for other names,
     and where the recipe lacks it."""
     if key in ELSEWHERE:
-        return f" {ELSEWHERE[key]}"
+        return f" {ELSEWHERE[key].format(texts[0] if texts else 'FILE')}"
     ours = counterparts().get(key)
     if ours is not None:
         return f" It is called {ours} here.{_as_ours(key, ours, texts)}" if ours in known else ""
@@ -48,7 +57,7 @@ def _as_ours(key: str, ours: str, texts: Sequence[str]) -> str:
 
     row = next(row for each in all_tables() for row in each.rows(key)[:1] if row.to == ours)
     if len(texts) > 1 or row.conversion in (*DEFERRED, HANDLED):
-        return ""
+        return OTHER_UNITS.get(row.conversion, "")
     try:
         found = convert_value(row, texts[0] if texts else "true", {})
     except NoCounterpartError as error:
@@ -69,5 +78,7 @@ def _no_counterpart(key: str) -> str:
     for each in all_tables():
         if key in each.options and each.options[key][0].none:
             text = each.options[key][0].none
+            if text.startswith("it was read"):
+                return f" It names a file of {each.name}: import the config that names it, finetune import FILE."
             return f" Omit it: {text}"
     return ""

@@ -252,6 +252,41 @@ def test_what_our_parser_refuses_is_listed_and_not_written(tmp_path: Path) -> No
     assert "rank" not in written["lora"] and written["train"]["steps"] == 10
 
 
+RATES = {"network_dim": 4, "unet_lr": 1e-3, "learning_rate": 2e-5}
+ONE_TRAINER = json.loads((CASES / "one_trainer.json").read_text()) | {"optimizer": {"optimizer": "ADAMW"}}
+AI_TOOLKIT = {"config": {"process": [{"network": {"linear": 4}, "train": {"unet_lr": 1e-3, "lr": 2e-5}}]}}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("theirs", "denoiser", "text_encoder"),
+    [
+        (RATES, 1e-3, 2e-5),
+        (RATES | {"text_encoder_lr": 5e-6}, 1e-3, 5e-6),
+        (RATES | {"network_train_unet_only": True}, 1e-3, None),
+        ({"network_dim": 4, "learning_rate": 2e-5}, 2e-5, None),
+        (ONE_TRAINER | {"unet": {"learning_rate": 1e-3}}, 1e-3, None),
+        (AI_TOOLKIT, 1e-3, None),
+    ],
+)
+def test_the_rate_of_the_denoiser_wins_in_any_order(
+    theirs: dict[str, object], denoiser: float, text_encoder: float | None, flip: bool, tmp_path: Path
+) -> None:
+    items = list(theirs.items())
+    (tmp_path / "theirs.json").write_text(json.dumps(dict(items[::-1] if flip else items)))
+    text, _ = imported(tmp_path / "theirs.json", tmp_path / "new.yaml")
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text())["optim"]
+    given = written.get("text_encoder_lr")
+    assert (float(written["lr"]), given if given is None else float(given)) == (denoiser, text_encoder)
+    assert denoiser != 1e-3 or "is for parts without a rate of their own" in text
+
+
+def test_the_rate_of_new_tokens_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "theirs.toml").write_text('token_string = "zkw"\nlearning_rate = 0.003\nnum_vectors_per_token = 2\n')
+    imported(tmp_path / "theirs.toml", tmp_path / "new.yaml")
+    assert yaml.safe_load((tmp_path / "new.yaml").read_text())["tokens"]["lr"] == 0.003
+
+
 def test_an_existing_file_is_never_written_to(tmp_path: Path) -> None:
     (tmp_path / "new.yaml").write_text("mine")
     with pytest.raises(ValueError, match=r"new\.yaml exists"):
