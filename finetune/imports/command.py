@@ -6,6 +6,7 @@ from pathlib import Path
 
 from finetune.config.trainers.command_lines import has_options, read_arguments
 from finetune.config.trainers.formats import Content, read_file
+from finetune.config.trainers.kohya_gui import NAME as GUI
 from finetune.config.trainers.recognise import described, trainer_of
 from finetune.imports.given import Given
 from finetune.imports.readers import read_given
@@ -72,6 +73,9 @@ def launch_command(found: Translation, given: Given, needed: dict[str, str], out
 def report(found: Translation, given: Given, source: str) -> list[str]:
     """Return the lists of what was and was not taken over."""
     lines = [f"{source}: {plural(len(given.options), 'option')} of {given.table.name}, for {given.recipe}."]
+    if given.names:
+        listed = ", ".join(f"{key} is {name}" for key, name in given.names.items())
+        lines.append(f"It is a file of {GUI}; in names of sd-scripts {listed}.")
     titles = {
         "One to one": found.same,
         "Different in meaning": found.differs,

@@ -40,6 +40,8 @@ class Given:
     """What could not be read."""
     own: Mapping[str, object] = field(default_factory=dict[str, object])
     """Our options that follow from several of theirs."""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Names of the options by those of the file, where a GUI has others."""
 
     @property
     def is_several(self) -> bool:

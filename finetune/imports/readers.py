@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from finetune.config.trainers.kohya_gui import as_sd_scripts, is_kohya_gui
 from finetune.config.trainers.recognise import flat_options
 from finetune.config.trainers.tables import is_off, spelled_value, table
 from finetune.imports.given import Folder, Given, dotted, named_file
@@ -32,6 +33,9 @@ def _assignments(options: dict[str, object], key: str) -> None:
 
 
 def _sd_scripts(content: Mapping[str, object], base: Path) -> Given:
+    names: dict[str, str] = {}
+    if is_kohya_gui(content):
+        content, names = as_sd_scripts(content)
     options = flat_options({key: value for key, value in content.items() if key not in ("datasets", "general")})
     notes: list[str] = []
     datasets = content
@@ -59,7 +63,7 @@ def _sd_scripts(content: Mapping[str, object], base: Path) -> Given:
         "network" in named or bool({"network_module", "network_dim"} & set(options)) or not options.keys() - of_folders
     )
     method = "tokens" if "token_string" in options else "lora" if is_lora else "full"
-    return Given(table("sd_scripts"), options, (*folders, *more), method, tuple(notes))
+    return Given(table("sd_scripts"), options, (*folders, *more), method, tuple(notes), names=names)
 
 
 def _subsets(content: Mapping[str, Any]) -> tuple[list[Folder], dict[str, object]]:

@@ -141,7 +141,8 @@ def refuse_foreign(path: Path) -> None:
     from finetune.config.trainers.recognise import foreign_config
 
     texts, problems = read_yaml(path)
-    ours = any(set(texts) & known_options(kind) for kind in RECIPES.values())
+    num_ours = max(len(set(texts) & known_options(kind)) for kind in RECIPES.values())
+    ours = 2 * num_ours > len(texts)
     trainer = None if ours and not problems else foreign_config(path)
     if trainer is not None:
         raise ValueError(

@@ -60,7 +60,7 @@ def command_line_in(text: str, suffix: str = "") -> dict[str, object] | None:
 
 
 def _mark_of(text: str, suffix: str) -> str:
-    """Return the sign of continued lines, by the file's name or else by its lines."""
+    """Return the sign of continued lines. The file's name says it, or else its lines."""
     found = re.search(r"\s([\\^`])\n", text)
     return MARKS.get(suffix) or (found[1] if found else "\\")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from finetune.config.trainers.formats import Content, read_file
+from finetune.config.trainers.kohya_gui import NAME, is_kohya_gui
 from finetune.config.trainers.tables import Table, all_tables, table
 
 FLAT = ("sd_scripts", "diffusers", "simple_tuner")
@@ -37,6 +38,8 @@ def trainer_of(content: Content) -> str | None:
         return "ai_toolkit"
     datasets = content.get("datasets")
     if isinstance(datasets, list) and any("subsets" in part for part in cast(list[Any], datasets) if part):
+        return "sd_scripts"
+    if is_kohya_gui(content):
         return "sd_scripts"
     if "training_method" in content and {"model_type", "base_model_name", "optimizer"} & set(content):
         return "one_trainer"
@@ -79,7 +82,10 @@ def described(content: Content) -> str:
 def foreign_config(path: Path) -> str | None:
     """Return the name of a config's trainer. None for other files."""
     try:
-        stem = trainer_of(read_file(path))
+        content = read_file(path)
     except (ValueError, OSError):
         return None
+    if isinstance(content, Mapping) and is_kohya_gui(content):
+        return NAME
+    stem = trainer_of(content)
     return None if stem is None else table(stem).name

@@ -87,6 +87,29 @@ EXPECTED = {
         },
     ),
     "simple_tuner.env": ("recipes.lora", {"lora.rank": 8, "lora.dropout": 0.1, "train.steps": 3000}),
+    "kohya_gui.json": (
+        "recipes.lora",
+        {
+            "lora.kind": "lokr",
+            "lora.rank": 24,
+            "lora.alpha": 6,
+            "lora.factor": 12,
+            "lora.conv": True,
+            "data.resolution": 704,
+            "data.keep_tags": 2,
+            "train.epochs": 7,
+            "train.batch_size": 3,
+            "train.text_encoder": False,
+            "optim.name": "lion8bit",
+            "optim.lr": 0.0003,
+            "optim.weight_decay": 0.02,
+            "optim.schedule": "cosine",
+            "loss.timestep_shift": None,
+            "loss.offset_noise": 0.03,
+            "loss.pyramid_noise": 0,
+            "preview.prompts": ["a teapot", "a teapot in snow --w 512"],
+        },
+    ),
     "diffusers.sh": (
         "recipes.dreambooth",
         {"lora.rank": 4, "instance.prompt": "a photo of sks dog", "prior.kind": "pictures", "data.crop": "random"},
@@ -154,6 +177,9 @@ def test_what_is_unknown_is_listed_and_secrets_are_not_shown(cases: Cases) -> No
         ("ai_toolkit.yaml", "a run has one resolution; the largest is taken"),
         ("one_trainer.json", "its type VALIDATION is not read"),
         ("simple_tuner.json", "backend bucket: its type aws is not read"),
+        ("kohya_gui.json", "epoch is max_train_epochs, lr_warmup is lr_warmup_steps"),
+        ("kohya_gui.json", "learning_rate 0.002: learning_rate is for parts without a rate of their own"),
+        ("kohya_gui.json", "gpu_ids 0,1"),
         ("diffusers.sh", "push_to_hub true: nothing is uploaded"),
     ],
 )
@@ -252,6 +278,32 @@ def test_what_our_parser_refuses_is_listed_and_not_written(tmp_path: Path) -> No
     assert "rank" not in written["lora"] and written["train"]["steps"] == 10
 
 
+@pytest.mark.parametrize(
+    ("fields", "ours"),
+    [
+        ({"lr_warmup": 25, "lr_warmup_steps": 0, "max_train_steps": 80}, {"steps": 80, "warmup_steps": 20}),
+        ({"lr_warmup": 25, "lr_warmup_steps": 6, "max_train_steps": 80}, {"steps": 80, "warmup_steps": 6}),
+        ({"lr_warmup": 0, "max_train_steps": "", "epoch": 9}, {"epochs": 9, "warmup_steps": None}),
+        ({"LoRA_type": "Standard", "conv_dim": 8}, {"kind": None, "conv": None}),
+        ({"LoRA_type": "Kohya LoCon", "conv_dim": 8}, {"kind": None, "conv": True}),
+        ({"LoRA_type": "Flux1 OFT", "flux1_checkbox": True, "sdxl": False}, {"kind": "oft", "timestep_shift": 2.5}),
+        ({"unet_lr": 0, "text_encoder_lr": 0.0004}, {"lr": 0.002, "text_encoder_lr": 0.0004}),
+        ({"additional_parameters": "--network_dim=5 --max_grad_norm 0.5"}, {"rank": 5, "max_grad_norm": 0.5}),
+    ],
+)
+def test_fields_of_the_gui_mean_what_it_passes_to_sd_scripts(
+    fields: dict[str, object], ours: dict[str, object], tmp_path: Path
+) -> None:
+    theirs = json.loads((CASES / "kohya_gui.json").read_text()) | fields
+    (tmp_path / "theirs.json").write_text(json.dumps(theirs))
+    imported(tmp_path / "theirs.json", tmp_path / "new.yaml")
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text())
+    flat = {name: value for part in written.values() if isinstance(part, dict) for name, value in part.items()}
+    assert {name: flat.get(name) for name in ours} == {
+        name: pytest.approx(value) if isinstance(value, float) else value for name, value in ours.items()
+    }
+
+
 RATES = {"network_dim": 4, "unet_lr": 1e-3, "learning_rate": 2e-5}
 ONE_TRAINER = json.loads((CASES / "one_trainer.json").read_text()) | {"optimizer": {"optimizer": "ADAMW"}}
 AI_TOOLKIT = {"config": {"process": [{"network": {"linear": 4}, "train": {"unet_lr": 1e-3, "lr": 2e-5}}]}}
@@ -311,7 +363,9 @@ def test_a_file_of_another_kind_is_described(name: str, content: str, words: str
     assert not (tmp_path / "new.yaml").exists()
 
 
-@pytest.mark.parametrize("name", ["sd_scripts.toml", "ai_toolkit.yaml", "one_trainer.json", "simple_tuner.json"])
+@pytest.mark.parametrize(
+    "name", ["sd_scripts.toml", "ai_toolkit.yaml", "one_trainer.json", "simple_tuner.json", "kohya_gui.json"]
+)
 def test_a_config_of_another_trainer_given_as_ours_names_the_command(name: str) -> None:
     with pytest.raises(ValueError, match=rf"is a config of .*Use: finetune import .*{name}"):
         parse_recipe(RECIPES["recipes.lora"], ["--config", str(CASES / name)], "recipes.lora", print)
