@@ -58,6 +58,8 @@ def _as_ours(key: str, ours: str, texts: Sequence[str]) -> str:
     row = next(row for each in all_tables() for row in each.rows(key)[:1] if row.to == ours)
     if len(texts) > 1 or row.conversion in (*DEFERRED, HANDLED):
         return OTHER_UNITS.get(row.conversion, "")
+    if row.differs.startswith("it counts"):
+        return f" {row.differs.capitalize()}"
     try:
         found = convert_value(row, texts[0] if texts else "true", {})
     except NoCounterpartError as error:

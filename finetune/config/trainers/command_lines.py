@@ -35,8 +35,8 @@ def command_line_in(text: str, suffix: str = "") -> dict[str, object] | None:
     for number, line in _joined_lines(text, mark):
         parts = list(_split_commands(line, mark))
         if match := ASSIGNMENTS[mark].fullmatch(line):
-            value = match[2] if mark == "^" else " ".join(next(iter(_split_commands(match[2], mark)), []))
-            variables[match[1]] = value
+            values = [[match[2]]] if mark == "^" else list(_split_commands(match[2], mark))
+            variables[match[1]] = " ".join(values[0]) if values else ""
             continue
         for words in parts:
             known = [VARIABLES[mark].sub(lambda each: variables.get(each[1], each[0]), word) for word in words]

@@ -27,7 +27,8 @@ def is_kohya_gui(content: Mapping[str, object]) -> bool:
 def as_sd_scripts(content: Mapping[str, object]) -> tuple[dict[str, object], dict[str, str]]:
     """Return the options that the GUI would pass. Also return their names by those of the GUI. Fields that are empty or
     0, and those of models that are not chosen, are omitted, as it does. Raises ValueError for unclear parameters."""
-    model: dict[str, Any] = next((each for each in _facts()["models"] if not is_off(content.get(each["checkbox"]))), {})
+    chosen: list[dict[str, Any]] = [each for each in _facts()["models"] if not is_off(content.get(each["checkbox"]))]
+    model: Mapping[str, Any] = chosen[0] if chosen else {}
     kept = {key: value for key, value in _of_model(content, model).items() if not is_off(value)}
     network = _network(kept, model) if LORA_TYPE in content else {}
     options: dict[str, object] = {"script": _script(content, model.get("script", ""))}

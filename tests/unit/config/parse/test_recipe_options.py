@@ -105,6 +105,7 @@ def test_the_family_of_a_preset_that_is_not_the_models_leads_to_presets_that_are
         ("--mixed_precision bf16", "give --mixed_precision before -m"),
         ("--optimizer_type Lamb", "optim.name is adamw, adamw8bit"),
         ("--save_every_n_epochs 1", "It is called checkpoint.every here. It counts steps, not epochs"),
+        ("--save_last_n_epochs 2", "It is called checkpoint.keep here. It counts checkpoints, not epochs."),
         ("--lr_warmup_steps 0.1", "It is called optim.warmup_steps here. It counts steps"),
         ("--dataset_config ds.toml", "Use: finetune import ds.toml --output NEW.yaml"),
         ("--data_backend_config b.json", "a file of SimpleTuner: import the config that names it, finetune import"),
