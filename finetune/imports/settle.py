@@ -80,16 +80,16 @@ def _put_consequences(found: Translation, given: Given) -> None:
     if settings.get("train.text_encoder") is True:
         settings["cache.text"], found.origins["cache.text"] = False, "the text encoder is trained"
     name = settings.get("optim.name")
-    if name in OPTIMIZERS and OPTIMIZERS[str(name)].finds_lr and float(str(settings.get("optim.lr", 0))) < 0.1:
+    if name in OPTIMIZERS and OPTIMIZERS[str(name)].finds_lr and (_number(settings.get("optim.lr")) or 0) < 0.1:
         given_rate = shown(settings.get("optim.lr", "none"))
         settings["optim.lr"], found.origins["optim.lr"] = 1.0, f"{name} finds the rate"
         found.differs.append(
             f"optim.lr {given_rate}: {name} finds the rate itself, and optim.lr multiplies it; 1 is taken."
         )
-    rank, alpha = settings.get("lora.rank"), settings.get("lora.alpha")
-    if given.method == "lora" and rank and alpha and float(str(rank)) != float(str(alpha)):
+    rank, alpha = _number(settings.get("lora.rank")), _number(settings.get("lora.alpha"))
+    if given.method == "lora" and rank and alpha and rank != alpha:
         found.differs.append(
-            f"lora.alpha {alpha} with lora.rank {rank}: updates are scaled by {float(str(alpha)) / float(str(rank)):g} "
+            f"lora.alpha {alpha:g} with lora.rank {rank:g}: updates are scaled by {alpha / rank:g} "
             "there and here, so optim.lr means the same. Rates of our presets are for a scale of 1."
         )
     if "train.batch_size" in settings:
@@ -97,6 +97,14 @@ def _put_consequences(found: Translation, given: Given) -> None:
             f"train.batch_size {shown(settings['train.batch_size'])} is per process: with several a step sees that "
             "many images times the processes, and train.steps counts updates of the weights."
         )
+
+
+def _number(value: object) -> float | None:
+    """Return a number; none for text that our parser refuses later."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return None
 
 
 def _drop_foreign(found: Translation, given: Given) -> None:

@@ -339,6 +339,17 @@ def test_the_rate_of_new_tokens_is_taken_over(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "new.yaml").read_text())["tokens"]["lr"] == 0.003
 
 
+def test_a_variable_that_the_file_does_not_set_is_refused_as_a_value(tmp_path: Path) -> None:
+    (tmp_path / "theirs.sh").write_text(
+        "for r in 4 8; do\n  accelerate launch train_network.py --network_dim $r --optimizer_type Prodigy "
+        "--learning_rate $rate --max_train_steps 10\ndone\n"
+    )
+    text, _ = imported(tmp_path / "theirs.sh", tmp_path / "new.yaml")
+    written = yaml.safe_load((tmp_path / "new.yaml").read_text())
+    assert "network_dim -> lora.rank $r: refused" in text and "rank" not in written["lora"]
+    assert written["optim"]["lr"] == 1 and "learning_rate $rate" in text
+
+
 def test_an_existing_file_is_never_written_to(tmp_path: Path) -> None:
     (tmp_path / "new.yaml").write_text("mine")
     with pytest.raises(ValueError, match=r"new\.yaml exists"):
