@@ -165,6 +165,8 @@ def shares_of(folders: Sequence[Folder]) -> list[float | None]:
 
 def is_told(key: str, value: object) -> bool:
     """Choose the options that the line of a folder names."""
+    if key == "balancing_strategy":
+        return spelled_value(value) == "samples"
     return not is_off(value) and (key in WORDS or key in CAPTION or key in ("num_repeats", "repeats", "balancing"))
 
 

@@ -10,6 +10,7 @@ from finetune.config.parse.recipe_options import RECIPES
 from finetune.imports.folders import put_several, without_folder_options
 from finetune.imports.given import FULL, LORA, SUBJECT, TOKENS, Folder, Given, class_prompt
 from finetune.imports.length import settle_lengths
+from finetune.imports.samples import with_samples_as_repeats
 from finetune.imports.translate import Translation, shown, translate
 from finetune.imports.write import yaml_text
 
@@ -25,6 +26,7 @@ NEEDED = {
 
 def settled(given: Given) -> tuple[Translation, dict[str, str]]:
     """Translate a config. Also return the options that are still needed, each with an example."""
+    given, notes = with_samples_as_repeats(given)
     found = translate(replace(given, options=without_folder_options(given)) if given.is_several else given)
     if given.is_several:
         put_several(found, given)
@@ -36,7 +38,7 @@ def settled(given: Given) -> tuple[Translation, dict[str, str]]:
     if given.recipe == SUBJECT:
         _put_subject(found, given)
     _put_consequences(found, given)
-    found.absent += given.notes
+    found.absent += [*notes, *given.notes]
     _drop_foreign(found, given)
     needed = _needed(found, given)
     _drop_refused(found, given, needed)

@@ -1,0 +1,58 @@
+"""Numbers of samples in an epoch, and repeats that give them; torch-free."""
+
+import posixpath
+from dataclasses import replace
+from pathlib import Path
+
+from finetune.config.trainers.tables import spelled_value
+from finetune.data.folder_repeats import NUMBERED
+from finetune.imports.given import Folder, Given
+
+
+def images_in(path: str) -> list[str]:
+    """List the images of a folder and its subfolders; none where it is not here."""
+    if not Path(path).is_dir():
+        return []
+    from finetune.data.listing import Findings
+    from finetune.data.visible_files import IMAGE_SUFFIXES, visible_files
+
+    names = visible_files(path, Findings())
+    return [name for name in names if posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+
+
+def num_in_pass(path: str) -> int:
+    """Count the images of a pass. Folders called 10_NAME repeat theirs."""
+    matches = [NUMBERED.fullmatch(posixpath.basename(posixpath.dirname(name))) for name in images_in(path)]
+    return sum(int(match[1]) if match else 1 for match in matches)
+
+
+def fixed_samples(folder: Folder) -> float | None:
+    """Return the samples of an epoch where their config says the number itself."""
+    is_fixed = spelled_value(folder.options.get("balancing_strategy")) == "samples"
+    return float(str(folder.options.get("balancing", 1))) if is_fixed else None
+
+
+def num_samples(folder: Folder) -> float | None:
+    """Return the samples that an epoch there has of a folder. None where it is not here to be counted."""
+    fixed = fixed_samples(folder)
+    return fixed if fixed is not None else num_in_pass(folder.path) * float(folder.repeats) or None
+
+
+def with_samples_as_repeats(given: Given) -> tuple[Given, list[str]]:
+    """Replace numbers of samples by repeats. Also return lines on folders that cannot be counted."""
+    folders: list[Folder] = []
+    notes: list[str] = []
+    for folder in given.folders:
+        fixed = fixed_samples(folder)
+        if fixed is None:
+            folders.append(folder)
+            continue
+        counted = num_in_pass(folder.path)
+        folders.append(replace(folder, repeats=fixed / counted if counted else 1))
+        if not counted:
+            what = "repeats are that number divided by its images" if given.is_several else "train.epochs counts passes"
+            notes.append(
+                f"{folder.where} {folder.path}: balancing {fixed:g} SAMPLES is {fixed:g} samples an epoch; here {what}, "
+                "which are not here to be counted: 1 repeat is written. Import where the images are, or change it."
+            )
+    return replace(given, folders=tuple(folders)), notes
