@@ -5,7 +5,8 @@ from pathlib import Path
 
 from finetune.config.trainers.tables import is_off, spelled_value
 from finetune.config.trainers.values import CONVERSIONS
-from finetune.data.captions.names import TEXT_SUFFIXES
+from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES
+from finetune.imports.folder_notes import FROM_PROMPT, OF_CLASS, caption_strategy
 from finetune.imports.given import Folder, Given, class_prompt
 from finetune.imports.translate import Translation, hidden
 from finetune.imports.write import flow_text
@@ -27,8 +28,8 @@ ONE_CAPTION = ("instance_prompt",)
 COUNTED = (
     *("num_repeats", "repeats", "balancing", "balancing_strategy", "probability", "is_reg", "is_regularisation_data"),
     *("folder_path", "dataset_path", "image_dir", "instance_data_dir", "dataset_name", "path", "name", "id", "type"),
-    *("enabled", "seed", "default", "cache_dir_vae", "include_subdirectories", "resolution", "batch_size"),
-    *("caption_strategy", "only_instance_prompt"),
+    *("enabled", "seed", "default", "cache_dir_vae", "include_subdirectories", "resolution"),
+    *("caption_strategy", "only_instance_prompt", *ONE_CAPTION),
 )
 TAKEN = frozenset((*COUNTED, *WORDS, *CAPTION, *ONE_CAPTION))
 """Options that are read elsewhere, or have no meaning here."""
@@ -39,19 +40,26 @@ RESOLUTIONS = {
     "OneTrainer": "resolution",
 }
 """Conversions of the resolution of one of their folders, by trainer."""
+EXTENSIONS = ("caption_ext", "caption_extension")
+DEFAULT_RESOLUTIONS = {"ai-toolkit": 512, "SimpleTuner": 1024}
+"""Theirs of a folder where neither it nor the global option says one; that of another folder never holds for it."""
 MOST_FACTOR = 20
 UNREAD = ("concept_stats", "image.resolution_override", "image.enable_resolution_override")
 
 
 def without_folder_options(given: Given) -> dict[str, object]:
     """Return the options without those that each entry of data.folders has."""
-    of_folders = {*WORDS, *CAPTION, "num_repeats", "repeats", "balancing", "probability"}
+    of_folders = {*WORDS, *CAPTION, *ONE_CAPTION, "only_instance_prompt", "caption_strategy"}
+    of_folders |= {"num_repeats", "repeats", "balancing", "probability"}
+    prompt = given.options.get("instance_prompt")
+    is_taken = any(prompt_of_all(folder, given) == prompt for folder in given.folders)
     names = {key: key.rpartition(".")[2] for key in given.options}
     prefixes = ("datasets.", "concept.", "backend.")
     return {
         key: value
         for key, value in given.options.items()
         if not (names[key] in of_folders and (key.startswith(prefixes) or given.table.name == "sd-scripts"))
+        and not (is_taken and key in ("instance_prompt", "caption_strategy"))
     }
 
 
@@ -64,6 +72,9 @@ def put_several(found: Translation, given: Given) -> None:
     if any(folder.is_class for folder in listed) and weight is not None:
         found.idle = [key for key in found.idle if key != "prior_loss_weight"]
         found.same.append(f"prior_loss_weight {weight} -> weight {weight} of class images in data.folders")
+    if "resolution" in found.idle and any("resolution" not in folder.options for folder in listed):
+        found.idle = [key for key in found.idle if key != "resolution"]
+        found.same.append(f"resolution {given.options['resolution']} -> resolution of folders without one")
     entries: list[dict[str, object]] = []
     for folder, times, share in zip(listed, repeats, shares, strict=True):
         entry: dict[str, object] = {"folder": folder.path}
@@ -106,18 +117,25 @@ def own_options(folder: Folder, given: Given, found: Translation) -> dict[str, o
     resolution = _resolution(folder, given)
     if resolution is not None and resolution != found.settings.get("data.resolution"):
         entry["resolution"] = resolution
-    caption = caption_of(folder)
+    caption = caption_of(folder, given)
     if caption is not None:
         entry["caption"] = caption
     return entry
 
 
-def caption_of(folder: Folder) -> str | None:
+def prompt_of_all(folder: Folder, given: Given) -> str | None:
+    """Return the prompt that is the caption of all images of a folder."""
+    prompts = (options.get(key) for options in (folder.options, given.options) for key in ONE_CAPTION)
+    prompt = next((each for each in prompts if each), None)
+    is_taken = caption_strategy(folder, given) in FROM_PROMPT or not is_off(folder.options.get("only_instance_prompt"))
+    return str(prompt) if prompt is not None and is_taken and given.table.name == "SimpleTuner" else None
+
+
+def caption_of(folder: Folder, given: Given) -> str | None:
     """Return one caption for a folder whose images have none."""
-    strategy = spelled_value(folder.options.get("caption_strategy", ""))
-    prompt = next((folder.options.get(key) for key in ONE_CAPTION if folder.options.get(key)), None)
-    if prompt is not None and (strategy == "instanceprompt" or not is_off(folder.options.get("only_instance_prompt"))):
-        return str(prompt)
+    prompt = prompt_of_all(folder, given)
+    if prompt is not None:
+        return prompt
     caption = next((folder.options.get(key) for key in CAPTION if folder.options.get(key)), None)
     if has_captions(folder.path):
         return None
@@ -137,6 +155,8 @@ def _resolution(folder: Folder, given: Given) -> int | None:
     if not is_off(folder.options.get("image.enable_resolution_override")):
         value = folder.options.get("image.resolution_override")
     conversion = RESOLUTIONS.get(given.table.name)
+    if value in (None, "") and given.table.name in DEFAULT_RESOLUTIONS:
+        value = given.options.get("resolution") or DEFAULT_RESOLUTIONS[given.table.name]
     if value in (None, "") or conversion is None:
         return None
     try:
@@ -148,11 +168,12 @@ def _resolution(folder: Folder, given: Given) -> int | None:
 def whole_repeats(repeats: Sequence[float]) -> list[int]:
     """Return whole numbers in the ratio of theirs. They are within 1 % where a small factor gives it."""
     numbers = [max(float(each), 0.0) or 1.0 for each in repeats]
-    for factor in range(1, MOST_FACTOR + 1):
+    counts = range(1, MOST_FACTOR + 1)
+    for factor in (*counts, *(count / min(numbers) for count in counts)):
         whole = [max(1, round(number * factor)) for number in numbers]
         if all(abs(times / (number * factor) - 1) <= 0.01 for times, number in zip(whole, numbers, strict=True)):
             return whole
-    return [max(1, round(number * MOST_FACTOR)) for number in numbers]
+    return [round(number * MOST_FACTOR / min(numbers)) for number in numbers]
 
 
 def shares_of(folders: Sequence[Folder]) -> list[float | None]:
@@ -167,7 +188,23 @@ def is_told(key: str, value: object) -> bool:
     """Choose the options that the line of a folder names."""
     if key == "balancing_strategy":
         return spelled_value(value) == "samples"
-    return not is_off(value) and (key in WORDS or key in CAPTION or key in ("num_repeats", "repeats", "balancing"))
+    return not is_off(value) and (
+        key in WORDS or key in (*CAPTION, *ONE_CAPTION) or key in ("num_repeats", "repeats", "balancing")
+    )
+
+
+def of_class_images(given: Given) -> list[str]:
+    """Name options of class images beside a single folder, which have none of their own but a weight."""
+    lines: list[str] = []
+    first = next((folder.options for folder in given.folders if not folder.is_class), {})
+    for folder in [folder for folder in given.folders if folder.is_class]:
+        for key in sorted({"resolution", *WORDS} & set(folder.options) - set(OF_CLASS)):
+            value = folder.options[key]
+            is_weight = WORDS.get(key) == "weight"
+            if not is_off(value) and not _alike(1 if is_weight else first.get(key), value):
+                why = "prior.weight is theirs" if is_weight else "they have none of their own here"
+                lines.append(f"{folder.where} {folder.path}: {key} {hidden(key, value)} of class images: {why}.")
+    return lines + (differing(given.folders) if len(given.folders) > 1 else [])
 
 
 def differing(folders: Iterable[Folder]) -> list[str]:
@@ -177,10 +214,11 @@ def differing(folders: Iterable[Folder]) -> list[str]:
     lines: list[str] = []
     for folder in listed:
         for key in [key for key in {**first, **folder.options} if key not in TAKEN and not key.startswith(UNREAD)]:
-            if not _alike(first.get(key), folder.options.get(key)):
+            is_read = key in EXTENSIONS and _is_read(first.get(key)) and _is_read(folder.options.get(key))
+            if not is_read and not _alike(first.get(key), folder.options.get(key)):
                 lines.append(
-                    f"{folder.where} {folder.path}: {key} {_given(folder, key)}; that of the first folder holds for "
-                    f"all, {hidden(key, first.get(key))}."
+                    f"{folder.where} {folder.path}: {key} {_given(folder.options, key)}; that of the first folder "
+                    f"holds for all, {_given(first, key)}."
                 )
     return lines
 
@@ -189,5 +227,10 @@ def _alike(one: object, other: object) -> bool:
     return spelled_value(one) == spelled_value(other) or (is_off(one) and is_off(other))
 
 
-def _given(folder: Folder, key: str) -> str:
-    return hidden(key, folder.options[key]) if key in folder.options else "not given"
+def _is_read(extension: object) -> bool:
+    """Tell if captions are read from files of an ending, beside any other."""
+    return is_off(extension) or f".{str(extension).lower().lstrip('.')}" in (*TEXT_SUFFIXES, JSON_SUFFIX)
+
+
+def _given(options: Mapping[str, object], key: str) -> str:
+    return hidden(key, options[key]) if key in options else "not given"

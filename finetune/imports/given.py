@@ -50,8 +50,9 @@ class Given:
 
     @property
     def recipe(self) -> str:
-        """Our recipe. Class images or a subject's prompt make it DreamBooth."""
-        is_subject = any(folder.is_class for folder in self.folders) or "instance_prompt" in self.options
+        """Our recipe. Class images or a subject's prompt make it DreamBooth; in SimpleTuner it is a caption of all."""
+        has_prompt = "instance_prompt" in self.options and self.table.name != "SimpleTuner"
+        is_subject = has_prompt or any(folder.is_class for folder in self.folders)
         is_subject = is_subject and not self.is_several
         if self.method == "tokens":
             return TOKENS

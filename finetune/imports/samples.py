@@ -50,9 +50,9 @@ def with_samples_as_repeats(given: Given) -> tuple[Given, list[str]]:
         counted = num_in_pass(folder.path)
         folders.append(replace(folder, repeats=fixed / counted if counted else 1))
         if not counted:
-            what = "repeats are that number divided by its images" if given.is_several else "train.epochs counts passes"
+            what = "repeats are that by its images" if given.is_several else "train.epochs counts passes"
             notes.append(
-                f"{folder.where} {folder.path}: balancing {fixed:g} SAMPLES is {fixed:g} samples an epoch; here {what}, "
-                "which are not here to be counted: 1 repeat is written. Import where the images are, or change it."
+                f"{folder.where} {folder.path}: balancing {fixed:g} SAMPLES is {fixed:g} samples an epoch; here "
+                f"{what}, and the folder is not here to be counted: 1 repeat is written. Import where the images are."
             )
     return replace(given, folders=tuple(folders)), notes

@@ -7,9 +7,11 @@ from pathlib import Path
 from finetune.config.optim import OPTIMIZERS
 from finetune.config.parse.command_line import flat_types, parse
 from finetune.config.parse.recipe_options import RECIPES
-from finetune.imports.folders import put_several, without_folder_options
+from finetune.imports.folder_notes import notes_on_folders
+from finetune.imports.folders import of_class_images, put_several, without_folder_options
 from finetune.imports.given import FULL, LORA, SUBJECT, TOKENS, Folder, Given, class_prompt
 from finetune.imports.length import settle_lengths
+from finetune.imports.prompts import with_trigger_in_prompts
 from finetune.imports.samples import with_samples_as_repeats
 from finetune.imports.translate import Translation, shown, translate
 from finetune.imports.write import yaml_text
@@ -27,18 +29,21 @@ NEEDED = {
 def settled(given: Given) -> tuple[Translation, dict[str, str]]:
     """Translate a config. Also return the options that are still needed, each with an example."""
     given, notes = with_samples_as_repeats(given)
+    given, replaced, kept = with_trigger_in_prompts(given)
     found = translate(replace(given, options=without_folder_options(given)) if given.is_several else given)
     if given.is_several:
         put_several(found, given)
     else:
         _put_folders(found, given)
+        found.absent += of_class_images(given)
     settle_lengths(found, given)
     for key, value in given.own.items():
         found.put({key: value}, "training_folder, name", f"training_folder, name {value}")
     if given.recipe == SUBJECT:
         _put_subject(found, given)
     _put_consequences(found, given)
-    found.absent += [*notes, *given.notes]
+    found.same += replaced
+    found.absent += [*kept, *notes, *notes_on_folders(given), *given.notes]
     _drop_foreign(found, given)
     needed = _needed(found, given)
     _drop_refused(found, given, needed)

@@ -40,6 +40,8 @@ def remark(row: Row, value: object) -> str:
     """Say what a conversion changes; empty where nothing."""
     if row.conversion == "resolutions" and len(set(_parts(value))) > 1:
         return "a run has one resolution; the largest is taken."
+    if row.conversion == "square" and len(set(_parts(value))) > 1:
+        return "the square of that area; --w and --h in a prompt set other sides."
     if row.conversion == "resolution" and len(set(_parts(value))) > 1:
         return "the square of that area; buckets have other sides."
     return ""
@@ -66,11 +68,11 @@ def _parts(value: object) -> list[str]:
 
 
 def _around(side: str, text: str, template: str) -> str:
-    """Put text before or behind the caption of a template."""
-    text = text.strip(" ,").replace("{", "").replace("}", "")
+    """Put text before or behind the caption of a template, with a space between."""
+    text = text.strip().replace("{", "").replace("}", "")
     if not text:
         raise ValueError
-    return f"{text}, {template}" if side == "prefix" else f"{template}, {text}"
+    return f"{text} {template}" if side == "prefix" else f"{template} {text}"
 
 
 def _flag(value: object) -> bool:

@@ -57,7 +57,7 @@ EXPECTED = {
             "model.quantization": "fp8",
             "loss.timestep_density": "logit_normal",
             "data.trigger": "lntrn",
-            "data.folders": [{"folder": "images/lantern"}, {"folder": "images/more", "repeats": 2}],
+            "data.folders": [{"folder": "images/lantern"}, {"folder": "images/more", "repeats": 2, "resolution": 512}],
             "output.folder": "output/lantern",
             "preview.prompts": ["a lantern on a table", "a lantern in the snow"],
         },

@@ -59,7 +59,7 @@ def test_defaults_are_values_that_the_row_understands(each: Table) -> None:
         ("trackers", "all", ["tensorboard", "wandb"]),
         ("trackers", "none", []),
         ("buckets", "1024x1024;672x1568", 1568 / 672),
-        ("prefix", "sks", "sks, {caption}"),
+        ("prefix", "sks", "sks {caption}"),
     ],
 )
 def test_values_keep_their_meaning(conversion: str, theirs: object, ours: object) -> None:

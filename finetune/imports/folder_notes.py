@@ -1,0 +1,71 @@
+"""What is read otherwise in single folders, in words; torch-free."""
+
+import posixpath
+from collections.abc import Iterator
+
+from finetune.config.trainers.tables import is_off, spelled_value
+from finetune.imports.given import Folder, Given
+from finetune.imports.samples import images_in
+from finetune.imports.translate import hidden
+from finetune.plurals import plural
+
+CAPTIONS_READ = "captions are read beside the images, from NAME.txt, NAME.caption, NAME.json or metadata.jsonl"
+FROM_NAMES = "python -m datasets_prep --captions.captioner file_name makes captions from names"
+BESIDE, FROM_PROMPT = "textfile", ("instanceprompt", "instance_prompt")
+OF_CLASS = {
+    "mask_path": "class images are trained on as a whole.",
+    "conditioning_data_dir": "class images are trained on as a whole.",
+    "trigger_word": "class images lack the trigger.",
+}
+"""What class images never have."""
+
+
+def caption_strategy(folder: Folder, given: Given) -> str:
+    """Return where SimpleTuner takes the captions of a backend from; empty for others."""
+    if given.table.name != "SimpleTuner":
+        return ""
+    return spelled_value(folder.options.get("caption_strategy") or given.options.get("caption_strategy") or "filename")
+
+
+def notes_on_folders(given: Given) -> list[str]:
+    """Name what folders have that is read otherwise here."""
+    lines = [line for folder in given.folders for line in (*_subfolders(folder, given), *_captions(folder, given))]
+    for folder in given.folders:
+        for key, why in OF_CLASS.items():
+            value = folder.options.get(key)
+            if folder.is_class and not is_off(value):
+                lines.append(f"{folder.where} {folder.path}: {key} {hidden(key, value)}: {why}")
+    return lines
+
+
+def _subfolders(folder: Folder, given: Given) -> Iterator[str]:
+    """Count the images in subfolders, which OneTrainer reads only where it is told to."""
+    if given.table.name != "OneTrainer" or not is_off(folder.options.get("include_subdirectories")):
+        return
+    inner = [name for name in images_in(folder.path) if posixpath.dirname(name)]
+    if inner:
+        said = "false" if "include_subdirectories" in folder.options else "not given, false there"
+        yield (
+            f"{folder.where} {folder.path}: include_subdirectories is {said}; here {plural(len(inner), 'image')} in "
+            f"{', '.join(sorted({name.partition('/')[0] for name in inner})[:3])} are read too. Move the subfolders "
+            "out of the folder, or give a folder without them."
+        )
+
+
+def _captions(folder: Folder, given: Given) -> Iterator[str]:
+    """Name captions from file names or tables, and prompts that are not captions."""
+    strategy = caption_strategy(folder, given)
+    if strategy in ("", *FROM_PROMPT):
+        return
+    prompt = folder.options.get("instance_prompt")
+    if given.is_several and not is_off(prompt) and is_off(folder.options.get("only_instance_prompt")):
+        yield (
+            f"{folder.where} {folder.path}: instance_prompt {hidden('instance_prompt', prompt)}: it is a caption with "
+            "caption_strategy instanceprompt alone."
+        )
+    is_named = not given.is_several and {"caption_strategy", "backend.caption_strategy"} & set(given.options)
+    if strategy != BESIDE and not is_named and is_off(folder.options.get("only_instance_prompt")):
+        given_here = "caption_strategy" in folder.options or "caption_strategy" in given.options
+        source = f"caption_strategy {strategy}" if given_here else "caption_strategy not given, filename there"
+        hint = f". {FROM_NAMES}" if strategy == "filename" else ""
+        yield f"{folder.where} {folder.path}: {source}; {CAPTIONS_READ}{hint}."
