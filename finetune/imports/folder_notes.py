@@ -1,4 +1,4 @@
-"""What is read otherwise in single folders, in words; torch-free."""
+"""Differences in how folders are read, in words; torch-free."""
 
 import posixpath
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ OF_CLASS = {
 
 
 def caption_strategy(folder: Folder, given: Given) -> str:
-    """Return where SimpleTuner takes the captions of a backend from; empty for others."""
+    """Return SimpleTuner's source of a backend's captions; empty for other trainers."""
     if given.table.name != "SimpleTuner":
         return ""
     return spelled_value(folder.options.get("caption_strategy") or given.options.get("caption_strategy") or "filename")
@@ -39,7 +39,7 @@ def notes_on_folders(given: Given) -> list[str]:
 
 
 def _subfolders(folder: Folder, given: Given) -> Iterator[str]:
-    """Count the images in subfolders, which OneTrainer reads only where it is told to."""
+    """Name images in subfolders. OneTrainer reads these only with an option."""
     if given.table.name != "OneTrainer" or not is_off(folder.options.get("include_subdirectories")):
         return
     inner = [name for name in images_in(folder.path) if posixpath.dirname(name)]
@@ -53,7 +53,7 @@ def _subfolders(folder: Folder, given: Given) -> Iterator[str]:
 
 
 def _captions(folder: Folder, given: Given) -> Iterator[str]:
-    """Name captions from file names or tables, and prompts that are not captions."""
+    """Name captions from other sources, and prompts that are not captions."""
     strategy = caption_strategy(folder, given)
     if strategy in ("", *FROM_PROMPT):
         return

@@ -124,7 +124,7 @@ def own_options(folder: Folder, given: Given, found: Translation) -> dict[str, o
 
 
 def prompt_of_all(folder: Folder, given: Given) -> str | None:
-    """Return the prompt that is the caption of all images of a folder."""
+    """Return the one prompt for all images of a folder."""
     prompts = (options.get(key) for options in (folder.options, given.options) for key in ONE_CAPTION)
     prompt = next((each for each in prompts if each), None)
     is_taken = caption_strategy(folder, given) in FROM_PROMPT or not is_off(folder.options.get("only_instance_prompt"))
@@ -194,7 +194,7 @@ def is_told(key: str, value: object) -> bool:
 
 
 def of_class_images(given: Given) -> list[str]:
-    """Name options of class images beside a single folder, which have none of their own but a weight."""
+    """Name options of class images beside a single folder. They have only a weight of their own."""
     lines: list[str] = []
     first = next((folder.options for folder in given.folders if not folder.is_class), {})
     for folder in [folder for folder in given.folders if folder.is_class]:
@@ -228,7 +228,7 @@ def _alike(one: object, other: object) -> bool:
 
 
 def _is_read(extension: object) -> bool:
-    """Tell if captions are read from files of an ending, beside any other."""
+    """Tell if captions are read from files with an ending."""
     return is_off(extension) or f".{str(extension).lower().lstrip('.')}" in (*TEXT_SUFFIXES, JSON_SUFFIX)
 
 

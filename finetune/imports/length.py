@@ -78,7 +78,7 @@ def _epochs(found: Translation, given: Given, key: str, number: float, text: str
 
 
 def passes_per_epoch(found: Translation, given: Given) -> float:
-    """Return how many of our passes have as many samples as an epoch there."""
+    """Return the passes here with the samples of one epoch there."""
     own = [folder for folder in given.folders if not folder.is_class and folder.path]
     if not given.is_several:
         return float(own[0].repeats) if len(own) == 1 else 1.0

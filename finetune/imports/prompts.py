@@ -30,7 +30,7 @@ def with_trigger_in_prompts(given: Given) -> tuple[Given, list[str], list[str]]:
 
 
 def _replaced(value: object, trigger: str) -> object:
-    """Replace the placeholders in texts, in lists of them and in prompts of samples."""
+    """Replace placeholders in a text, a list or a sample."""
     if isinstance(value, str):
         return PLACEHOLDER.sub(lambda _: trigger, value)
     if isinstance(value, list):

@@ -10,7 +10,7 @@ from finetune.imports.given import Folder, Given
 
 
 def images_in(path: str) -> list[str]:
-    """List the images of a folder and its subfolders; none where it is not here."""
+    """List images of a folder with its subfolders. None where it is absent."""
     if not Path(path).is_dir():
         return []
     from finetune.data.listing import Findings
@@ -27,7 +27,7 @@ def num_in_pass(path: str) -> int:
 
 
 def fixed_samples(folder: Folder) -> float | None:
-    """Return the samples of an epoch where their config says the number itself."""
+    """Return the samples of an epoch where their config says them."""
     is_fixed = spelled_value(folder.options.get("balancing_strategy")) == "samples"
     return float(str(folder.options.get("balancing", 1))) if is_fixed else None
 

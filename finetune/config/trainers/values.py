@@ -68,7 +68,7 @@ def _parts(value: object) -> list[str]:
 
 
 def _around(side: str, text: str, template: str) -> str:
-    """Put text before or behind the caption of a template, with a space between."""
+    """Put text before or behind a template's caption. A space joins them."""
     text = text.strip().replace("{", "").replace("}", "")
     if not text:
         raise ValueError

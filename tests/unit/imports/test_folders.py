@@ -37,7 +37,7 @@ def test_fractional_repeats_of_several_folders_keep_the_length_of_a_run(is_here:
             images(tmp_path / name, num)
     concepts = [{"path": str(tmp_path / name), "balancing": times} for name, times in (("a", 0.5), ("b", 3))]
     theirs = one_trainer(*concepts, epochs=3, learning_rate_warmup_steps=0.2)
-    config, text = written(theirs, tmp_path / "ot.json")
+    config, text = written(theirs, tmp_path / "theirs.json")
     assert [each.get("repeats", 1) for each in config["data"]["folders"]] == [1, 6]
     assert config["train"]["epochs"] == 1.5  # 1.5 passes of 14 images are 3 epochs of 7
     assert "epochs 3 -> train.epochs 1.5: an epoch there is 0.5 passes over the folders" in text
@@ -49,7 +49,7 @@ def test_steps_of_a_run_are_those_of_finetune_plan(tmp_path: Path) -> None:
     folder = images(tmp_path / "a", 10)
     concepts = {"path": folder, "balancing": 2, "include_subdirectories": True}
     theirs = one_trainer(concepts, epochs=5, batch_size=8, learning_rate_warmup_steps=0.5)
-    config, text = written(theirs, tmp_path / "ot.json")
+    config, text = written(theirs, tmp_path / "theirs.json")
     assert config["train"]["epochs"] == 10
     assert "a share of 13 steps" in text and config["optim"]["warmup_steps"] == 6  # 100 images / 8, not 10 x 3 x 8
 
@@ -57,7 +57,7 @@ def test_steps_of_a_run_are_those_of_finetune_plan(tmp_path: Path) -> None:
 def test_numbers_of_samples_become_repeats_of_the_images_that_are_here(tmp_path: Path) -> None:
     few, fixed = images(tmp_path / "few", 2), images(tmp_path / "fixed", 2)
     concepts = [{"path": few}, {"path": fixed, "balancing": 5, "balancing_strategy": "SAMPLES"}]
-    config, text = written(one_trainer(*concepts, epochs=4), tmp_path / "ot.json")
+    config, text = written(one_trainer(*concepts, epochs=4), tmp_path / "theirs.json")
     assert [each["repeats"] for each in config["data"]["folders"]] == [2, 5]  # 4 and 10 in a pass
     assert config["train"]["epochs"] == 2  # 28 samples, as 4 epochs of 2 + 5
     assert "(balancing 5, balancing_strategy SAMPLES)" in text
@@ -75,15 +75,15 @@ def test_few_samples_of_a_large_folder_keep_their_ratio() -> None:
 
 def test_numbers_of_samples_of_absent_images_are_named(tmp_path: Path) -> None:
     concepts = [{"path": "absent"}, {"path": "away", "balancing": 5, "balancing_strategy": "SAMPLES"}]
-    config, text = written(one_trainer(*concepts, epochs=4), tmp_path / "ot.json")
+    config, text = written(one_trainer(*concepts, epochs=4), tmp_path / "theirs.json")
     assert "repeats" not in config["data"]["folders"][1] and config["train"]["epochs"] == 4
     assert "concepts[1].path away: balancing 5 SAMPLES is 5 samples an epoch" in text
 
 
 def test_images_in_subfolders_that_one_trainer_does_not_read_are_named(tmp_path: Path) -> None:
     images(tmp_path / "own" / "inner", 3)
-    concept = {"path": images(tmp_path / "own", 2)}
-    _, text = written(one_trainer(concept), tmp_path / "ot.json")
+    concept: dict[str, object] = {"path": images(tmp_path / "own", 2)}
+    _, text = written(one_trainer(concept), tmp_path / "theirs.json")
     assert "include_subdirectories is not given, false there; here 3 images in inner are read too" in text
     _, text = written(one_trainer(concept | {"include_subdirectories": True}), tmp_path / "all.json")
     assert "are read too" not in text
@@ -108,7 +108,7 @@ def test_a_backend_without_a_resolution_has_the_global_one(tmp_path: Path) -> No
     config, _ = simple_tuner(backends, tmp_path / "default.json")
     assert config["data"]["folders"][1] == {"folder": "b", "resolution": 1024}
 
-    datasets = [{"folder_path": "a", "resolution": [768]}, {"folder_path": "b"}]
+    datasets: list[dict[str, object]] = [{"folder_path": "a", "resolution": [768]}, {"folder_path": "b"}]
     config, _ = written(ai_toolkit(datasets), tmp_path / "ai.json")
     assert config["data"]["folders"] == [{"folder": "a"}, {"folder": "b", "resolution": 512}]
 
