@@ -171,8 +171,14 @@ def ai_toolkit(datasets: list[dict[str, object]], **process: object) -> dict[str
 
 
 def test_options_of_class_images_are_named(tmp_path: Path) -> None:
-    own = {"folder_path": "a", "resolution": [512], "caption_ext": "txt"}
-    of_class = {"folder_path": "b", "is_reg": True, "resolution": [768], "flip_x": True, "caption_dropout_rate": 0.3}
+    own: dict[str, object] = {"folder_path": "a", "resolution": [512], "caption_ext": "txt"}
+    of_class: dict[str, object] = {
+        "folder_path": "b",
+        "is_reg": True,
+        "resolution": [768],
+        "flip_x": True,
+        "caption_dropout_rate": 0.3,
+    }
     of_class |= {"mask_path": "m", "network_weight": 0.5, "loss_multiplier": 0.7, "caption_ext": "json"}
     _, text = written(ai_toolkit([own, of_class]), tmp_path / "single.json")
     for words in ("resolution [768]", "flip_x true", "caption_dropout_rate 0.3", "mask_path m", "network_weight 0.5"):
