@@ -29,13 +29,24 @@ def caption_strategy(folder: Folder, given: Given) -> str:
 
 def notes_on_folders(given: Given) -> list[str]:
     """Name what folders have that is read otherwise here."""
-    lines = [line for folder in given.folders for line in (*_subfolders(folder, given), *_captions(folder, given))]
+    lines = [line for folder in given.folders for line in _notes(folder, given)]
     for folder in given.folders:
         for key, why in OF_CLASS.items():
             value = folder.options.get(key)
             if folder.is_class and not is_off(value):
                 lines.append(f"{folder.where} {folder.path}: {key} {hidden(key, value)}: {why}")
     return lines
+
+
+def _notes(folder: Folder, given: Given) -> Iterator[str]:
+    yield from _subfolders(folder, given)
+    yield from _captions(folder, given)
+    has_sizes = any("resolution" in each.options for each in given.folders)
+    if given.table.name == "sd-scripts" and has_sizes and folder.options and "resolution" not in folder.options:
+        yield (
+            f"{folder.where} {folder.path}: resolution not given; there the global one holds, here data.resolution. "
+            "Give its entry in data.folders a resolution where that is another."
+        )
 
 
 def _subfolders(folder: Folder, given: Given) -> Iterator[str]:

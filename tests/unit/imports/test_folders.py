@@ -158,6 +158,13 @@ def test_batch_sizes_of_further_datasets_are_named(tmp_path: Path) -> None:
     assert "datasets[1].subsets[0].image_dir b: batch_size 1; that of the first folder holds for all, 4" in text
 
 
+def test_a_further_dataset_without_a_resolution_is_named(tmp_path: Path) -> None:
+    datasets = [{"resolution": 768, "subsets": [{"image_dir": "a"}]}, {"subsets": [{"image_dir": "b"}]}]
+    _, text = written({"network_dim": 4, "datasets": datasets}, tmp_path / "theirs.json")
+    assert "datasets[1].subsets[0].image_dir b: resolution not given; there the global one holds" in text
+    assert "image_dir a: resolution" not in text
+
+
 def test_words_around_captions_are_joined_by_a_space(tmp_path: Path) -> None:
     subset = {"image_dir": "a", "caption_prefix": "foo ", "caption_suffix": ", ink"}
     config, _ = written({"network_dim": 4, "datasets": [{"subsets": [subset]}]}, tmp_path / "sd.json")
