@@ -84,7 +84,9 @@ def check_inputs(config: PrepConfig, output: Path, findings: Findings) -> tuple[
     """Open the source and check all models. Everything that cannot be used is refused at once. The second part is what
     the result depends on in models and packages."""
     own = config.captions
-    reading = CaptionReading(config.caption_column, own.lines, is_training=False, keeps_rating=own.keep_rating)
+    reading = CaptionReading(
+        config.caption_column, own.lines, is_training=False, keeps_rating=own.keep_rating, ignored=own.ignore
+    )
     sources: list[PrepSource] = []
     models: list[str] = []
     errors: list[ValueError | FileNotFoundError] = []

@@ -13,7 +13,7 @@ from finetune.data.captions.found import refuse_puzzling, refuse_unusable
 from finetune.data.captions.names import JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats
-from finetune.data.listing import Entry, Findings
+from finetune.data.listing import NOT_TEXT, Entry, Findings
 from finetune.data.metadata_files import read_listing
 from finetune.data.visible_files import IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFFIXES
 
@@ -47,10 +47,14 @@ def read_folder_entries(
     lists in other forms. Weight, repeats and split are those of the listing nearest to the image."""
     listed: dict[str, Entry] = {}
     used = set()
+    not_text: dict[str, tuple[str, list[str]]] = {}
     for listing in _listings(sources):
-        entries = _read_listing(root, listing, sources, reading, findings)
+        found_in = Findings()  # its warnings speak of what training would do with the folder
+        entries = _read_listing(root, listing, sources, reading, found_in, findings)
         if entries is None:
             continue
+        if items := found_in.errors_of(NOT_TEXT):
+            not_text[listing] = items[0], [entry.file_name for entry in entries if not entry.captions]
         used.add(listing)
         for entry in entries:
             above = listed.get(entry.file_name)
@@ -63,6 +67,9 @@ def read_folder_entries(
     entries = joined_entries([name for name in sources if name not in used | found.used], listed, found.captions)
     bare = [name for name, entry in entries.items() if not entry.captions and is_image_name(name)]
     refuse_puzzling(found, [name for name in bare if not is_mask_name(name)], reading, findings)
+    for listing, (item, owners) in not_text.items():
+        if set(bare).intersection(owners):
+            findings.error(f"{NOT_TEXT} (--{reading.column_option})", f"{listing}: {item}")
     for name in sorted(listed.keys() & found.captions.keys()):
         if set(found.captions[name]) - set(listed[name].captions):
             findings.warn("images with other captions beside them than in the listing; each is drawn from", name)
@@ -125,11 +132,10 @@ def _listings(sources: Iterable[str]) -> list[str]:
 
 
 def _read_listing(
-    root: str, listing: str, sources: Sequence[str], reading: CaptionReading, findings: Findings
+    root: str, listing: str, sources: Sequence[str], reading: CaptionReading, found: Findings, findings: Findings
 ) -> list[Entry] | None:
-    """Read a listing. None for a file in a folder below that only shares the name."""
+    """Read a listing, its faults into `found`. None for a file in a folder below that only shares the name."""
     folder, name = posixpath.split(listing)
-    found = Findings()  # its warnings speak of what training would do with the folder
     start = f"{folder}/" if folder else ""
     names = [source.removeprefix(start) for source in sources if source.startswith(start)]
     try:

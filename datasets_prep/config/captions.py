@@ -47,6 +47,8 @@ class CaptionsConfig:
     none is alternatives, but refuses paragraphs and wrapped sentences."""
     keep_rating: bool = False
     """Keep the rating in JSON of a gallery, beside or among its tags, as the last tag: rating:explicit."""
+    ignore: tuple[str, ...] = ()
+    """Names or patterns of files that are not captions, e.g. "*.xmp"; they are not read."""
     kinds: Annotated[Kinds, EACH_ONCE] = ("long",)
     """Kinds of captions to write for each image; the first becomes its text."""
     prompt: SavableText | None = None

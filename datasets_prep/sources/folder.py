@@ -10,6 +10,7 @@ from pathlib import Path
 from datasets_prep.captions.own import joined_entries, read_folder_entries, read_sidecars
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.sources.scan import stamp_of, walk
+from finetune.data.captions.files import MARKUP_SUFFIXES, UNREAD_TEXT_SUFFIXES
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES
 from finetune.data.captions.reading import CaptionReading, is_unicode
 from finetune.data.captions.text import decode_text
@@ -17,6 +18,9 @@ from finetune.data.hub import lists_of_folders, note_failed_downloads
 from finetune.data.links import leads_out, links_refused
 from finetune.data.listing import Entry, Findings
 from finetune.data.visible_files import FolderSource
+
+BESIDE = (*TEXT_SUFFIXES, JSON_SUFFIX, *UNREAD_TEXT_SUFFIXES, *MARKUP_SUFFIXES)
+"""Endings of files beside an image that may have its caption, read or not."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class FilesSource:
     def _beside(self, name: str) -> dict[str, str]:
         stem, suffix = posixpath.splitext(name)
         path = os.path.splitext(self.paths[name])[0]
-        endings = [end + text for end in ("", suffix) for text in (*TEXT_SUFFIXES, JSON_SUFFIX) if text != suffix]
+        endings = [end + text for end in ("", suffix) for text in BESIDE if text != suffix]
         texts = {stem + end: path + end for end in endings}
         return {text: path for text, path in texts.items() if os.path.isfile(path)}
 

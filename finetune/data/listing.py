@@ -8,6 +8,7 @@ from finetune.data.captions.text import TAG_WORDS, has_words, is_unicode
 from finetune.plurals import NUM_SHOWN, first_few
 
 LEAST_TAGS = 3
+NOT_TEXT = "captions that are not text; name a column of texts, or write the part that is the caption as one"
 
 Split = Literal["train", "validation"]
 
@@ -88,6 +89,10 @@ class Findings:
         for kind, (count, items) in warnings.items():
             self._warnings.setdefault(kind, FindingItems()).extend(count, items)
 
+    def errors_of(self, kind: str) -> list[str]:
+        """Return the first items of a kind of errors."""
+        return self._errors[kind].items if kind in self._errors else []
+
     def add_errors(self, other: "Findings") -> None:
         """Add the errors of a part of the dataset."""
         for kind, each in other._errors.items():
@@ -110,7 +115,7 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
             continue
         if not isinstance(item, str):
             findings.error(
-                "captions that are not text; name a column of texts, or write the part that is the caption as one",
+                NOT_TEXT,
                 f"{where} ({described(item)})",
             )
             return ()

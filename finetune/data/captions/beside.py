@@ -6,6 +6,7 @@ from finetune.data.captions.found import FoundCaptions, note_other, note_second
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
 from finetune.data.captions.tables import NotUnderstood, caption_values, is_rated, parsed_json
+from finetune.data.captions.telling import why_no_text
 from finetune.data.captions.text import caption_text, in_fence
 from finetune.data.listing import Findings
 
@@ -60,6 +61,9 @@ def _texts(
             return []
         except ValueError:  # a prompt such as {red|blue} cat
             values = None
+        if values is not None and (why := why_no_text(values)):
+            found.puzzling[name] = why, owners
+            return []
         if values is not None:
             outcome = (
                 "of which the captions are used" if values else "in which no caption is known, and which are not used"
@@ -107,6 +111,9 @@ def _json_texts(
         found.puzzling[name] = str(error), owners
         return None
     except ValueError:
+        return None
+    if values is not None and (why := why_no_text(values)):
+        found.puzzling[name] = why, owners
         return None
     if values and is_rated(content) and not reading.keeps_rating:
         findings.warn(

@@ -13,12 +13,15 @@ from finetune.data.captions.beside import read_beside
 from finetune.data.captions.found import FoundCaptions
 from finetune.data.captions.listed import read_table
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, ImageNames, split_name
-from finetune.data.captions.reading import CaptionReading, Read
+from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text
+from finetune.data.captions.telling import telling_element
 from finetune.data.listing import Findings
 
 TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt")
 UNREAD_TEXT_SUFFIXES = (".yaml", ".yml", ".toml", ".md", ".rtf", ".docx", ".cap", ".desc", ".description", ".tag")
 """Files beside an image that may hold its caption in a form that is not read."""
+MARKUP_SUFFIXES = (".xmp", ".xml", ".html", ".htm")
+"""Files beside an image that are looked into for an element such as a description."""
 UNREAD_TABLE_SUFFIXES = (
     ".xlsx", ".xls", ".ods", ".parquet", ".db", ".sqlite", ".sqlite3", ".xml", ".yaml", ".yml", ".toml", ".docx",
     ".pdf",
@@ -39,6 +42,7 @@ def read_caption_files(
     """Return image -> captions from the files among `names`, and their sources. `is_image` knows images by their names;
     files of other endings count as images where no image has the same stem. `is_keyed` is how WebDataset names files:
     .cls counts too, and where no file has the same name, all up to the first dot decides."""
+    names = [name for name in names if is_image(name) or not reading.is_ignored(name)] if reading.ignored else names
     suffixes = (*TEXT_SUFFIXES, JSON_SUFFIX, *((CLASS_SUFFIX,) if is_keyed else ()))
     others = {*suffixes, *TABLE_SUFFIXES}
     listings = {name for name in names if posixpath.basename(name) in LISTINGS}
@@ -54,11 +58,7 @@ def read_caption_files(
         else:
             orphans.append(name)
     read_beside(read, beside, reading, findings, found)
-    for name in names:
-        if split_name(name)[1] in UNREAD_TEXT_SUFFIXES and (owners := [*filter(is_image, images.beside(name))]):
-            found.puzzling[name] = f"a {split_name(name)[1]} beside an image is not read", owners
-        elif split_name(name)[1] in UNREAD_TABLE_SUFFIXES and UNREAD_TABLE_NAME.search(posixpath.basename(name)):
-            found.puzzling[name] = f"{split_name(name)[1]} is not read", ()
+    _note_unread(read, names, is_image, images, found)
     for name in orphans:
         read_table(read, name, images, reading, findings, found)
     apart = texts_apart([name for name in orphans if name not in found.used], images, found)
@@ -71,6 +71,28 @@ def read_caption_files(
             if owners := [*filter(is_image, images.nearly(name))]:
                 found.puzzling.setdefault(name, (f"its name is nearly that of {owners[0]}", owners))
     return found
+
+
+def _note_unread(
+    read: Read, names: Sequence[str], is_image: Callable[[str], bool], images: ImageNames, found: FoundCaptions
+) -> None:
+    """Note files that may have captions in a form that is not read."""
+    for name in names:
+        suffix = split_name(name)[1]
+        is_text = suffix in (*UNREAD_TEXT_SUFFIXES, *MARKUP_SUFFIXES)
+        owners = [*filter(is_image, images.beside(name))] if is_text else []
+        if owners and suffix in UNREAD_TEXT_SUFFIXES:
+            found.puzzling[name] = f"a {suffix} beside an image is not read", owners
+        elif owners:
+            try:
+                element = telling_element(read_text(read, name, Findings()))
+            except UnreadableTextError as error:
+                found.unusable[name] = str(error), owners
+                continue
+            if element is not None:
+                found.puzzling[name] = f"a {suffix} beside an image is not read; it has a {element}", owners
+        elif suffix in UNREAD_TABLE_SUFFIXES and UNREAD_TABLE_NAME.search(posixpath.basename(name)):
+            found.puzzling[name] = f"{suffix} is not read", ()
 
 
 def _order(suffix: str, suffixes: Sequence[str]) -> int:

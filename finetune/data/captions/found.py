@@ -26,7 +26,7 @@ def refuse_puzzling(found: FoundCaptions, images: Collection[str], reading: Capt
         if bare and (not owners or bare.intersection(owners)):
             findings.error(
                 f"files that seem to hold captions but are not understood, while images are left without one; name the "
-                f"field with --{reading.column_option}, write .txt files, or move these away",
+                f"field with --{reading.column_option}, write .txt files, or {reading.ignoring}",
                 f"{name} ({why})",
             )
     for name, (why, owners) in found.unusable.items():

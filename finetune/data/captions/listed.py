@@ -6,15 +6,8 @@ from collections.abc import Sequence
 from finetune.data.captions.found import FoundCaptions, note_other
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES, ImageNames, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
-from finetune.data.captions.tables import (
-    TELLING_NAME,
-    Row,
-    csv_rows,
-    json_lines_rows,
-    json_rows,
-    named_lines,
-    parsed_json,
-)
+from finetune.data.captions.tables import Row, csv_rows, json_lines_rows, json_rows, named_lines, parsed_json
+from finetune.data.captions.telling import TELLING_NAME, why_no_text
 from finetune.data.captions.text import has_words
 from finetune.data.listing import Findings
 
@@ -65,13 +58,17 @@ def _rows(text: str, suffix: str, reading: CaptionReading, images: ImageNames) -
 
 
 def _mentions(text: str, images: ImageNames) -> bool:
-    return any(word in images for word in text.replace('"', " ").replace(",", " ").replace(";", " ").split()[:10_000])
+    words = text.replace('"', " ").replace(",", " ").replace(";", " ").split()[:10_000]
+    return any(word in images or ("." in word and images.called(posixpath.basename(word))) for word in words)
 
 
 def _take_rows(matches: Sequence[tuple[Row, list[str]]], name: str, findings: Findings, found: FoundCaptions) -> None:
     earlier = {owner for owner, texts in found.captions.items() if texts}
+    without: dict[str, list[str]] = {}
     for row, owners in matches:
         texts = usable_texts(row.values, f"{name}: {row.name}", findings)
+        if why := why_no_text(row.values):
+            without.setdefault(f"{row.name}: {why}", []).extend(owners)
         if not owners:
             findings.warn("images that a listing mentions but that are not there", f"{name}: {row.name}")
         elif len({split_name(owner)[0] for owner in owners}) > 1:
@@ -83,3 +80,5 @@ def _take_rows(matches: Sequence[tuple[Row, list[str]]], name: str, findings: Fi
                 note_other(texts, owner, f"{name}: {row.name}", found, findings)
             else:
                 found.captions.setdefault(owner, []).extend(texts)
+    if any(without.values()):
+        found.puzzling[name] = next(iter(without)), [owner for owners in without.values() for owner in owners]

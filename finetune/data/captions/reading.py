@@ -1,5 +1,7 @@
 """Read the text of caption files, and choose its usable parts."""
 
+import fnmatch
+import posixpath
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -24,6 +26,8 @@ class CaptionReading:
     """Whether a file that cannot be read is an error, as for a recipe; preparation notes it and continues."""
     keeps_rating: bool = False
     """Whether the rating of a gallery's image is a tag, as rating:explicit."""
+    ignored: tuple[str, ...] = ()
+    """Patterns of file names that are not captions."""
     edits: CaptionEdits = field(default_factory=CaptionEdits)
     """What is done to the captions that were read."""
 
@@ -34,6 +38,17 @@ class CaptionReading:
     @property
     def rating_option(self) -> str:
         return "data.keep_rating" if self.is_training else "captions.keep_rating"
+
+    @property
+    def ignoring(self) -> str:
+        """Say what to do about files that are not captions."""
+        away = "move these away"
+        return away if self.is_training else f"{away}; where they are not captions: --captions.ignore '*.ENDING'"
+
+    def is_ignored(self, name: str) -> bool:
+        """Tell if a file is said not to have captions."""
+        base = posixpath.basename(name).lower()
+        return any(fnmatch.fnmatchcase(base, pattern.lower()) for pattern in self.ignored)
 
     @property
     def column_option(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from finetune.data.captions.reading import CaptionReading
+from finetune.data.captions.telling import TELLING_FIELD, telling_fields, texts_within
 from finetune.data.captions.text import in_lines
 from finetune.json_text import parse_json
 
@@ -19,17 +20,8 @@ TAG_FIELDS = ("tags", "tag_string")
 RATING = "rating"
 TRAINER_FIELDS = frozenset(("caption", "tags", "train_resolution"))
 """Fields of sd-scripts' metadata, where an image's tags follow its caption."""
-TELLING_FIELD = re.compile(
-    r"caption|text|prompt|tag|desc|title|label|keyword|comment|content|alt|conversation|sentence|response|answer",
-    re.IGNORECASE,
-)
-WORD = re.compile(r"[^\W\d_]{2,}")
-"""Captions have two, unlike names, numbers and dates."""
-TELLING_NAME = re.compile(r"caption|prompt|tags?\b|label|annotation|meta", re.IGNORECASE)
 SHORTEST_TAG_WITH_SPACES = 4
 """Shorter ones, such as ^_^, are faces."""
-DEPTH = 6
-"""Of nested objects that are looked into."""
 
 
 class NotUnderstood(ValueError):
@@ -64,6 +56,10 @@ def caption_values(value: object, reading: CaptionReading) -> list[object] | Non
         return [value]
     if isinstance(value, list) and any(isinstance(item, str) for item in value):
         raise NotUnderstood("it is a list of texts, which may be captions or the tags of one")
+    if isinstance(value, list) and len(value) == 1:
+        return caption_values(value[0], reading)
+    if isinstance(value, list) and any(caption_values(item, reading) for item in value):
+        raise NotUnderstood(f"it is a list of {len(value)} objects with captions")
     if not isinstance(value, Mapping):
         return None
     column = reading.column
@@ -75,7 +71,8 @@ def caption_values(value: object, reading: CaptionReading) -> list[object] | Non
     if not found and isinstance(value.get("prompt"), str):
         found.append(value["prompt"])
     if found:
-        return [joined_tags(value, reading)] if "tags" in value and TRAINER_FIELDS.issuperset(value) else found
+        joined = joined_tags(value, reading) if "tags" in value and TRAINER_FIELDS.issuperset(value) else ""
+        return [joined] if joined else found
     hidden = sorted(set(telling_fields(value)))
     if hidden:
         raise NotUnderstood(f"it has {', '.join(hidden[:5])}, but not {', '.join(TEXT_FIELDS)} or {TAG_FIELDS[0]}")
@@ -98,7 +95,7 @@ def with_rating(tags: object, value: Mapping[str, object], reading: CaptionReadi
     return ", ".join(dict.fromkeys([text, *ratings]))
 
 
-def joined_tags(value: Mapping[str, object], reading: CaptionReading) -> object:
+def joined_tags(value: Mapping[str, object], reading: CaptionReading) -> str:
     """Join caption and tags in the order that sd-scripts trains on."""
     parts = [value.get("caption"), with_rating(value.get("tags"), value, reading)]
     return ", ".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
@@ -106,10 +103,10 @@ def joined_tags(value: Mapping[str, object], reading: CaptionReading) -> object:
 
 def tags_text(tags: object) -> object:
     """Join tags into one caption. They are a list, lists by category, or words like long_hair in a text. A rating among
-    the categories is not a tag."""
+    the categories is not a tag. Other values, such as scores by tag, are returned as they are."""
     if isinstance(tags, Mapping):
         tags = {kind: those for kind, those in tags.items() if str(kind).lower() != RATING}
-    if isinstance(tags, list | Mapping):
+    if isinstance(tags, list | Mapping) and any(texts_within(tags)):
         return ", ".join(dict.fromkeys(spaced(tag) for tag in texts_within(tags) if tag.strip()))
     if isinstance(tags, str) and "," not in tags and "_" in tags:
         return ", ".join(spaced(tag) for tag in tags.split())
@@ -120,28 +117,6 @@ def spaced(tag: str) -> str:
     """Return a tag with spaces for its underscores."""
     tag = tag.strip()
     return tag if len(tag) < SHORTEST_TAG_WITH_SPACES else tag.replace("_", " ")
-
-
-def texts_within(value: object, depth: int = 0) -> Iterator[str]:
-    """Yield the texts in nested lists and objects, e.g. tags by category or by tag service."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | Mapping) and depth < DEPTH:
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from texts_within(item, depth + 1)
-
-
-def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
-    """Yield fields, also nested ones, that seem to contain captions. Their names and the words in them decide."""
-    if isinstance(value, Mapping) and depth < DEPTH:
-        for field, content in value.items():
-            if TELLING_FIELD.search(str(field)) and any(len(WORD.findall(text)) > 1 for text in texts_within(content)):
-                yield str(field)
-            else:
-                yield from telling_fields(content, depth + 1)
-    elif isinstance(value, list) and depth < DEPTH:
-        for item in value[:20]:
-            yield from telling_fields(item, depth + 1)
 
 
 def json_rows(value: object, reading: CaptionReading) -> list[Row]:

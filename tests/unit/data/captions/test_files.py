@@ -97,6 +97,11 @@ def test_objects_in_a_caption_column_are_named_and_lists_of_tags_are_said(tmp_pa
     row = {"file_name": "x.png", "text": {"short": "a cat", "long": "a cat on a mat"}}
     message = mistakes(write(tmp_path / "object", {"x.png": P, "metadata.jsonl": listing(row)}))
     assert "x.png (an object with short, long)" in message and "name a column of texts" in message
+    findings, root = Findings(), str(tmp_path / "object")
+    reading = CaptionReading(is_training=False)
+    read_folder_entries(root, FolderSource(root).read, ["metadata.jsonl", "x.png"], reading, findings)
+    with pytest.raises(ValueError, match=r"--caption_column.*metadata\.jsonl: x\.png \(an object with short, long"):
+        findings.raise_errors("", "")
     lists = {"tags": ["1girl", "long hair", "solo"], "captions": ["a cat sleeps on a red mat", "a cat", "mat"]}
     for kind, texts in lists.items():
         folder = write(tmp_path / kind, {"x.png": P, "metadata.jsonl": listing({"file_name": "x.png", "text": texts})})
@@ -132,6 +137,24 @@ def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
         ("captions.csv", "id,caption\nx,a cat\n", ["captions.csv (it has the columns id, caption, of which none is"]),
         ("captions.xlsx", "PK", ["captions.xlsx (.xlsx is not read)"]),
         ("llava.json", '[{"image": "x.png", "conversations": [{"value": "a red cat"}]}]', ["llava.json (it has conv"]),
+        ("x.json", '{"tags": {"1girl": 0.99}}', ["x.json (its caption or tags are an object with 1girl, not text"]),
+        ("x.json", '{"caption": 5, "tags": {"cat": 1}}', ["x.json (its caption or tags are int, not text"]),
+        ("x.json", '{"caption": {"en": "cat"}}', ["x.json (its caption or tags are an object with en, not text"]),
+        ("x.json", '{"long_caption": "cat"}', ["x.json (it has long_caption"]),
+        ("x.json", '[{"caption": "a cat"}, {"caption": "a dog"}]', ["x.json (it is a list of 2 objects with captions"]),
+        (
+            "list.json",
+            '[{"image": "x.png", "caption": {"en": "cat"}}]',
+            ["list.json (x.png: its caption or tags are an"],
+        ),
+        (
+            "llava.json",
+            '[{"image": "d/x.png", "conversations": [{"value": "cat"}]}]',
+            ["llava.json (it has conversati"],
+        ),
+        ("annotations.jsonl", '{"image_path": "d/x.png", "long_caption": "cat"}', ["(it has long_caption"]),
+        ("x.xmp", "<a><dc:description><rdf:li>a cat</rdf:li></dc:description></a>", ["it has a dc:description"]),
+        ("x.xml", "<annotation><caption>a cat</caption></annotation>", ["x.xml (a .xml beside an image is not read"]),
         ("captions.json", '{"other.png": "a cat"}', ["captions.json (it names no image that there is, e.g. other.png"]),
     ],
 )
@@ -228,3 +251,36 @@ def test_syntax_of_other_programs_in_captions_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path, {"x.png": P, "x.txt": "a {red|blue} cat, [trigger]"})
     text = "\n".join(read_manifest(folder).warnings)
     assert "x.png ({red|blue})" in text and "x.png ([trigger])" in text
+
+
+def test_files_that_are_said_not_to_be_captions_stop_nothing(tmp_path: Path) -> None:
+    files: Files = {
+        "x.png": P,
+        "x.json": '{"tags": {"1girl": 0.99}}',
+        "x.txt": "a cat",
+        "y.png": Q,
+        "y.JSON": '"a dog"',
+    }
+    findings, root = Findings(), write(tmp_path, files)
+    reading = CaptionReading(is_training=False, ignored=("*.json",))
+    found = read_folder_entries(root, FolderSource(root).read, sorted(files), reading, findings)
+    findings.raise_errors("", "")
+    assert found["x.png"].captions == ("a cat",) and found["y.png"].captions == () and "y.JSON" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.xmp", '<x><rdf:Description xmp:Rating="2"><dc:subject><rdf:Bag/></dc:subject></rdf:Description></x>'),
+        ("x.xml", "<annotation><filename>x.png</filename><object><name>cat</name></object></annotation>"),
+        ("x.json", '{"caption": null, "tags": [], "prompt_strength": 0.5}'),
+    ],
+)
+def test_files_without_a_caption_stop_nothing(tmp_path: Path, name: str, content: str) -> None:
+    findings, root = Findings(), write(tmp_path, {"x.png": P, name: content})
+    read_folder_entries(root, FolderSource(root).read, ["x.png", name], CaptionReading(is_training=False), findings)
+    findings.raise_errors("", "")
+
+
+def test_a_list_of_one_object_beside_an_image_is_read(tmp_path: Path) -> None:
+    assert both(tmp_path, {"x.png": P, "x.json": '[{"caption": "a cat"}]'}) == {"x.png": ("a cat",)}

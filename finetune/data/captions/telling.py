@@ -1,0 +1,68 @@
+"""Signs that a file has captions in a form that is not read; torch-free."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from finetune.data.listing import described
+
+TELLING_FIELD = re.compile(
+    r"caption|text|prompt|tag|desc|title|label|keyword|comment|content|alt|conversation|sentence|response|answer",
+    re.IGNORECASE,
+)
+CERTAIN_FIELD = re.compile(r"caption|prompt|conversation|descri|(?:^|_)tags?(?:$|_)", re.IGNORECASE)
+"""One word is enough in these."""
+WORD = re.compile(r"[^\W\d_]{2,}")
+"""Captions have two, unlike names, numbers and dates."""
+TELLING_NAME = re.compile(r"caption|prompt|tags?\b|label|annotation|meta", re.IGNORECASE)
+DEPTH = 6
+"""Of nested objects that are looked into."""
+ELEMENT = re.compile(
+    r"<((?!rdf:)(?:[\w-]+:)?(?:\w*caption\w*|description|subject|title|prompt|tags?|keywords?|text|comment))\b[^<>]*"
+    r"(?<!/)>(.*?)</\1\s*>",
+    re.IGNORECASE | re.DOTALL,
+)
+"""An element of XML that may have a caption, and its content."""
+ELEMENT_TAG = re.compile(r"<[^<>]*>")
+
+
+def texts_within(value: object, depth: int = 0) -> Iterator[str]:
+    """Yield the texts in nested lists and objects, e.g. tags by category."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | Mapping) and depth < DEPTH:
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_within(item, depth + 1)
+
+
+def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
+    """Yield fields, also nested ones, that seem to contain captions. Their names and the words in them decide."""
+    if isinstance(value, Mapping) and depth < DEPTH:
+        for field, content in value.items():
+            least = 1 if CERTAIN_FIELD.search(str(field)) else 2
+            if TELLING_FIELD.search(str(field)) and any(
+                len(WORD.findall(text)) >= least for text in texts_within(content)
+            ):
+                yield str(field)
+            else:
+                yield from telling_fields(content, depth + 1)
+    elif isinstance(value, list) and depth < DEPTH:
+        for item in value[:20]:
+            yield from telling_fields(item, depth + 1)
+
+
+def why_no_text(values: Iterable[object]) -> str:
+    """Describe what fields of captions have where none is text. Empty for texts, and where there is nothing."""
+    flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
+    if any(isinstance(item, str) and item.strip() for item in flat):
+        return ""
+    others = [item for item in flat if item is not None and not isinstance(item, str) and item == item]  # not NaN
+    others = [item for item in others if not (isinstance(item, list | Mapping) and not item)]
+    return f"its caption or tags are {described(others[0])}, not text" if others else ""
+
+
+def telling_element(text: str) -> str | None:
+    """Return the name of an XML element that seems to have a caption."""
+    for found in ELEMENT.finditer(text):
+        if WORD.search(ELEMENT_TAG.sub(" ", found[2])):
+            return found[1]
+    return None
