@@ -18,7 +18,7 @@ from finetune.data.captions.files import (
 from finetune.data.captions.found import refuse_puzzling
 from finetune.data.captions.names import LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading
-from finetune.data.folder_repeats import FolderRepeats, folder_repeats
+from finetune.data.folder_repeats import FolderRepeats, folder_repeats, note_class_images
 from finetune.data.images.decode import PLUGINS
 from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.metadata_files import read_listing
@@ -33,6 +33,11 @@ from finetune.data.visible_files import (
 )
 from finetune.extras import install_command
 from finetune.plurals import first_few
+
+CLASS_IMAGES_ADVICE = (
+    "give both: --data.folders SUBJECT '{folder: CLASS, is_regularisation: true}', or to recipes.dreambooth "
+    "--data.folder SUBJECT --prior.folder CLASS"
+)
 
 
 def read_folder(
@@ -75,6 +80,7 @@ def read_folder(
             "Put them there, or prepare others: python -m datasets_prep --source FOLDER --output PREPARED"
             + (f"\nSave these as PNG or JPEG, their format is not read: {first_few(unread)}" if unread else "")
         )
+    note_class_images(images, CLASS_IMAGES_ADVICE, findings)
     named = folder_repeats(images, repeats, "data.folder_repeats", findings)
     if captions == "none":
         entries = [Entry(name, ("",)) for name in images]

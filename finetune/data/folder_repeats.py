@@ -1,5 +1,6 @@
 """Repeats of images from folder names such as "10_sks star"; torch-free."""
 
+import itertools
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
@@ -12,37 +13,82 @@ FolderRepeats = Literal["auto", "on", "off"]
 
 NUMBERED = re.compile(r"(\d{1,3})_\s*(.*[^\W\d_].*)", re.DOTALL)
 """A year, or a number before another number, is not taken for repeats."""
+CLASS_FOLDER = re.compile(
+    r"reg(?:ulari[sz]ation)?(?:[-_ ]?(?:images?|imgs?|data))?|class(?:[-_ ]?images?)?", re.IGNORECASE
+)
+"""Where sd-scripts' users have class images."""
 
 
 def folder_repeats(
     images: Iterable[str], choice: FolderRepeats, option: str, findings: Findings
 ) -> Mapping[str, tuple[int, str]]:
-    """Map numbered folders to repeats and plain name. With auto every folder that has images must be named so. Where
-    some are not, where the numbers only count the folders (1_cat, 2_dog), are zero or begin with one, the names are
-    doubtful: an error until `option` decides."""
+    """Map folders of images to repeats and plain name. The number is that of the folder, or of the nearest above it
+    that has one. With auto every folder that has images must have one. Where some do not, where the numbers only count
+    the folders (1_cat, 2_dog), are zero or begin with one, the names are doubtful: an error until `option` decides."""
     if choice == "off":
         return {}
     folders = list(dict.fromkeys(posixpath.dirname(name) for name in images))
-    matches = {folder: NUMBERED.fullmatch(posixpath.basename(folder)) for folder in folders}
-    found = {folder: (match[1], match[2].strip()) for folder, match in matches.items() if match is not None}
-    if not found:
+    nearest = {folder: above for folder in folders if (above := _numbered(folder)) is not None}
+    if not nearest:
         return {}
-    doubt = _doubt([number for number, _ in found.values()], len(found) < len(folders))
+    numbers = {above: _parts(above)[0] for above in nearest.values()}
+    doubt = _doubt([*numbers.values()], len(nearest) < len(folders))
     if choice == "auto" and doubt:
-        for folder in found:
+        for above in numbers:
             findings.error(
                 f"folders whose number may be the repeats of their images or a part of the name ({doubt}); set "
                 f"--{option} on for repeats, off for names",
-                folder,
+                above,
             )
         return {}
-    repeats = {folder: (int(number), name) for folder, (number, name) in found.items() if int(number) > 0}
-    for folder, (number, _) in repeats.items():
-        findings.warn(
-            f"folders whose number is taken as the repeats of their images; --{option} off takes it as a name",
-            f"{posixpath.basename(folder)} ({number} times)",
+    for above, number in numbers.items():
+        if int(number) > 0:
+            findings.warn(
+                f"folders whose number is taken as the repeats of their images; --{option} off takes it as a name",
+                f"{posixpath.basename(above)} ({int(number)} times)",
+            )
+    return {
+        folder: (int(numbers[above]), _parts(folder)[1]) for folder, above in nearest.items() if int(numbers[above]) > 0
+    }
+
+
+def note_class_images(images: Iterable[str], advice: str, findings: Findings) -> None:
+    """Refuse sd-scripts' folder of class images beside that of the subject. It would be trained as the subject."""
+    folders = list(dict.fromkeys(posixpath.dirname(name) for name in images))
+    found = {folder: place for folder in folders if (place := _class_folder(folder)) is not None}
+    if len(found) == len(folders):
+        return
+    for place in dict.fromkeys(found.values()):
+        findings.error(
+            f"folders of class images (regularisation), which would be trained as the subject; {advice}, or move or "
+            "rename the folder",
+            f"{place}/",
         )
-    return repeats
+
+
+def _class_folder(folder: str) -> str | None:
+    """Return the folder called reg above a numbered one, if any."""
+    parts = folder.split("/")
+    for place, (part, below) in enumerate(itertools.pairwise(parts)):
+        if CLASS_FOLDER.fullmatch(part) and NUMBERED.fullmatch(below):
+            return "/".join(parts[: place + 1])
+    return None
+
+
+def _numbered(folder: str) -> str | None:
+    """Return the nearest numbered folder, itself or above it."""
+    while folder:
+        if NUMBERED.fullmatch(posixpath.basename(folder)):
+            return folder
+        folder = posixpath.dirname(folder)
+    return None
+
+
+def _parts(folder: str) -> tuple[str, str]:
+    """Return a folder's number, if any, and its plain name."""
+    name = posixpath.basename(folder)
+    match = NUMBERED.fullmatch(name)
+    return ("", name) if match is None else (match[1], match[2].strip())
 
 
 def _doubt(numbers: list[str], is_mixed: bool) -> str:

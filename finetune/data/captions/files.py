@@ -76,7 +76,7 @@ def read_caption_files(
 def _note_unread(
     read: Read, names: Sequence[str], is_image: Callable[[str], bool], images: ImageNames, found: FoundCaptions
 ) -> None:
-    """Note files that may have captions in a form that is not read."""
+    """Note files that may have captions in other forms."""
     for name in names:
         suffix = split_name(name)[1]
         is_text = suffix in (*UNREAD_TEXT_SUFFIXES, *MARKUP_SUFFIXES)

@@ -1,4 +1,4 @@
-"""Signs that a file has captions in a form that is not read; torch-free."""
+"""Signs of captions in forms that are not read; torch-free."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -61,7 +61,7 @@ def why_no_text(values: Iterable[object]) -> str:
 
 
 def telling_element(text: str) -> str | None:
-    """Return the name of an XML element that seems to have a caption."""
+    """Return the name of an XML element with a likely caption."""
     for found in ELEMENT.finditer(text):
         if WORD.search(ELEMENT_TAG.sub(" ", found[2])):
             return found[1]
