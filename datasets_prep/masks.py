@@ -14,7 +14,7 @@ from datasets_prep.records import Rejected
 from datasets_prep.selection import Selection
 from finetune.data.captions.names import split_name
 from finetune.data.listing import Findings
-from finetune.data.visible_files import LIKELY_MASK, MASK_SUFFIX
+from finetune.data.visible_files import CONDITION_SUFFIX, LIKELY_MASK, MASK_SUFFIX
 
 MASK_FOLDERS = frozenset((
     "mask", "masks", "mask_labels", "masklabels", "seg", "segmentation", "segmentations", "matte", "mattes", "alpha",
@@ -62,11 +62,16 @@ def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loa
     one by its name. NAME_mask, mask_NAME, NAME_seg etc. beside NAME, and the image of the same name in a folder called
     masks or similar, are masks where they are black and white and have the size of that image. Otherwise they stay
     images, with a note."""
-    candidates = [found for index, name in enumerate(images.sources) if (found := candidate(index, name)) is not None]
-    if not candidates:
-        return Masks()
-    owners = owners_of(candidates, images.sources)
     lost = {split_name(each.source)[0] for each in rejected}
+    conditions = condition_images(images.sources, lost, findings)
+    candidates = [
+        found
+        for index, name in enumerate(images.sources)
+        if index not in conditions and (found := candidate(index, name)) is not None
+    ]
+    if not candidates:
+        return Masks(unused=conditions)
+    owners = owners_of(candidates, images.sources)
     sure = [each for each in candidates if is_mask(each, owners.get(each.index), lost, images, loader)]
     masks = {each.index for each in sure}
     folders = {each.beside[0] for each in sure if each.beside is not None}
@@ -78,7 +83,22 @@ def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loa
             findings.warn(kind, images.sources[each.index])
         elif each.beside is not None and each.beside[0] in folders and is_two_tone(each.index, images, loader):
             masks.add(each.index)  # among masks in a folder of masks, what looks like one is one
-    return assigned(sorted(masks), owners, images, findings)
+    found = assigned(sorted(masks), owners, images, findings)
+    return Masks(found.of_image, {**found.unused, **conditions})
+
+
+def condition_images(sources: Sequence[str], lost: Container[str], findings: Findings) -> dict[int, str]:
+    """Return OneTrainer's condition images beside their images, by index, with the reason to leave them out."""
+    named = [(index, split_name(name)[0]) for index, name in enumerate(sources)]
+    wanted = {stem.removesuffix(CONDITION_SUFFIX) for _, stem in named if stem.endswith(CONDITION_SUFFIX)}
+    owners = {stem for _, stem in named if stem in wanted} if wanted else set()
+    found = {}
+    for index, stem in named if wanted else ():
+        plain = stem.removesuffix(CONDITION_SUFFIX)
+        if plain != stem and (plain in owners or plain in lost):
+            found[index] = "a condition image of OneTrainer, which no recipe uses"
+            findings.warn("condition images of OneTrainer, which no recipe uses; they are left out", sources[index])
+    return found
 
 
 def assigned(masks: Sequence[int], owners: Mapping[int, int], images: MeasuredImages, findings: Findings) -> Masks:

@@ -15,7 +15,7 @@ from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextE
 from finetune.data.folder_repeats import FolderRepeats, folder_repeats, note_class_images
 from finetune.data.listing import NOT_TEXT, Entry, Findings
 from finetune.data.metadata_files import read_listing
-from finetune.data.visible_files import IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFFIXES
+from finetune.data.visible_files import CONDITION_SUFFIX, IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFFIXES
 
 CLASS_IMAGES_ADVICE = (
     "prepare each by itself and give both: --data.folders SUBJECT '{folder: CLASS, is_regularisation: true}', or to "
@@ -40,8 +40,8 @@ def is_image_name(name: str) -> bool:
 
 
 def is_mask_name(name: str) -> bool:
-    """Recognize the name of a mask."""
-    return split_name(name)[0].endswith(MASK_SUFFIX)
+    """Recognize the name of a mask, or of a condition image."""
+    return split_name(name)[0].endswith((MASK_SUFFIX, CONDITION_SUFFIX))
 
 
 def read_folder_entries(

@@ -24,6 +24,7 @@ from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.metadata_files import read_listing
 from finetune.data.refusals import prepare_command
 from finetune.data.visible_files import (
+    CONDITION_SUFFIX,
     LIKELY_MASK,
     MASK_SUFFIX,
     PLUGIN_SUFFIXES,
@@ -144,7 +145,14 @@ def _without_masks(files: Sequence[str], root: str, mask: MaskConfig, findings: 
         elif name not in masks and LIKELY_MASK.search(stem) and LIKELY_MASK.sub("", stem) in stems:
             kind = f"images that are named as the mask of another; rename them to NAME{MASK_SUFFIX} if they are"
             findings.warn(kind, name)
-    return [name for name in names if name not in masks]
+    conditions = {
+        name
+        for name, (stem, _) in zip(names, map(split_name, names), strict=True)
+        if stem.endswith(CONDITION_SUFFIX) and stem.removesuffix(CONDITION_SUFFIX) in stems
+    }
+    for name in sorted(conditions):
+        findings.warn("condition images of OneTrainer, which no recipe uses; they are left out", name)
+    return [name for name in names if name not in masks | conditions]
 
 
 def _masks_among(names: list[str], captioned: set[str], root: str, mask: MaskConfig) -> set[str]:

@@ -26,6 +26,8 @@ UNREAD_SUFFIXES = frozenset((
 PLUGIN_SUFFIXES = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JXL"}  # as Pillow calls their formats
 MASK_SUFFIX = "-masklabel"
 """NAME-masklabel.png is the mask of NAME.jpg; OneTrainer's name for it."""
+CONDITION_SUFFIX = "-condlabel"
+"""NAME-condlabel.png is OneTrainer's condition image for NAME.jpg, such as edges or depth; no recipe uses it."""
 LIKELY_MASK = re.compile(
     r"(?:[-_. ]?mask|[-_. ](?:seg|segmentation|matte|alpha|silhouette))(?:[-_. ]?\d\d?)?$", re.IGNORECASE
 )

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from finetune.data.folders import labels
 from finetune.data.images.decode import open_rgb
-from finetune.data.visible_files import LIKELY_MASK, MASK_SUFFIX, FolderSource, is_image_name
+from finetune.data.visible_files import CONDITION_SUFFIX, LIKELY_MASK, MASK_SUFFIX, FolderSource, is_image_name
 from finetune.files import may_read
 from finetune.json_text import parse_json
 from finetune.report.gallery import SmallPreview, images_in, small_copy, small_image, spread
@@ -162,7 +162,7 @@ def image_names(folder: Path) -> Iterator[str]:
     for place, _, names in os.walk(folder):
         for name in names:
             stem = name.rpartition(".")[0]
-            is_mask = stem.endswith(MASK_SUFFIX) or re.search(LIKELY_MASK, stem)
+            is_mask = stem.endswith((MASK_SUFFIX, CONDITION_SUFFIX)) or re.search(LIKELY_MASK, stem)
             if is_image_name(name) and not name.startswith(".") and not is_mask:
                 yield (Path(place) / name).relative_to(folder).as_posix()
 

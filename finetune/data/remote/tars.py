@@ -13,7 +13,7 @@ from finetune.data.kept_files import KeptFiles
 from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.remote.shard import IndexedImage, ShardReading
 from finetune.data.remote.storage import RemoteFile, Storage
-from finetune.data.visible_files import MASK_SUFFIX, MAX_FILE_BYTES, UNREAD_SUFFIXES, is_image_name
+from finetune.data.visible_files import CONDITION_SUFFIX, MASK_SUFFIX, MAX_FILE_BYTES, UNREAD_SUFFIXES, is_image_name
 
 TEXTS = frozenset(
     (*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES, *UNREAD_TABLE_SUFFIXES, CLASS_SUFFIX)
@@ -30,13 +30,13 @@ def index_tar(
     try:
         with tarfile.open(fileobj=storage.open(shard).blocks(), mode="r:") as archive:
             for name, member in _files(archive, shard, findings):
-                if is_image_name(name) and not split_name(name)[0].endswith(MASK_SUFFIX):
+                if is_image_name(name) and not split_name(name)[0].endswith((MASK_SUFFIX, CONDITION_SUFFIX)):
                     if (found := _image(archive, name, member, findings, kept)) is not None:
                         images[name] = found
                 elif split_name(name)[1] in TEXTS and options.captions == "listed":
                     texts[name] = _content(archive, member)
                 elif is_image_name(name):
-                    findings.warn("masks in archives, which are not used", name)
+                    findings.warn("condition images and masks in archives, which are not used", name)
                 elif split_name(name)[1] in UNREAD_SUFFIXES:
                     findings.warn("images in a format that is not read; save them as PNG or JPEG to use them", name)
     except tarfile.TarError as error:

@@ -168,3 +168,11 @@ def test_masks_follow_bucket_crop_and_flip(tmp_path: Path, kind: str, size: tupl
         wrong = masks.read(record, View(view.width, view.height, 1 - view.left, 1 - view.top, not view.flip))
         assert (masks.read(record, view) - shares).abs().max() < 0.02
         assert (wrong - shares).abs().max() > 0.1
+
+
+def test_condition_images_are_left_out_and_named(tmp_path: Path) -> None:
+    files = {"a.jpg": picture(kind="JPEG"), "a-condlabel.png": picture("blue"), "b-condlabel.png": picture("green")}
+    manifest = read_manifest(write(tmp_path, {**files, "a.txt": "x", "b-condlabel.txt": "y"}))
+    assert captions(manifest) == {"a.jpg": ("x",), "b-condlabel.png": ("y",)}
+    (warning,) = manifest.warnings
+    assert "condition images of OneTrainer" in warning and "(1): a-condlabel.png" in warning

@@ -175,3 +175,13 @@ def test_masks_follow_to_sides_and_saved_images(tmp_path: Path, options: dict[st
     kept, _, config, _ = prepared(tmp_path, files, **options)
     manifest = read_manifest(str(config.output), mask=MaskConfig("file"))
     assert len(kept) == 8 and all(record.mask is not None for record in manifest.records)
+
+
+def test_condition_images_are_left_out_with_a_reason(tmp_path: Path) -> None:
+    kept, left_out, _, notices = prepared(tmp_path, PAIR | {"a-condlabel.png": IMAGES[2], "b-condlabel.png": IMAGES[3]})
+    assert sorted(kept) == ["a.png", "b.png"] and kept["a.png"]["mask"] == "a-masklabel.png"
+    assert {name: "condition image" in row["detail"] for name, row in left_out.items()} == {
+        "a-condlabel.png": True,
+        "b-condlabel.png": True,
+    }
+    assert "(2): a-condlabel.png, b-condlabel.png" in notices
