@@ -6,6 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 SYNTAX: Mapping[str, re.Pattern[str]] = {
     "a wildcard such as {red|blue}": re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__\w[\w/*-]*?__(?!\w)"),
+    "a wildcard such as <wildcard:color>": re.compile(
+        r"<(?:wildcard|random|alternate|fromto)\b[^<>]*:[^<>]*>", re.IGNORECASE
+    ),
+    "a schedule such as [cat:dog:0.5]": re.compile(
+        r"\[[^\[\]]*\|[^\[\]]*\]|\[[^\[\]]*[^\W\d][^\[\]]*:\s*\d*\.?\d+\s*\]|\[[^\[\]:]*:[^\[\]:]*:[^\[\]]*\]"
+    ),
+    "empty braces {}": re.compile(r"\{\s*\}"),
+    "an escaped sign such as \\(": re.compile(r"\\[()\[\]{}]"),
     "a placeholder such as [trigger]": re.compile(
         r"\[(?:trigger(?: ?word)?|name|filewords|subject|token|concept|instance|class|caption|prompt|style)\]"
         r"|\{(?:trigger|name|token|subject|prompt|instance_token|class_token)\}",
@@ -24,10 +32,11 @@ EXPANDED = "; --data.expand_syntax true of a recipe reads it"
 ADVICE = {
     "{red|blue}": EXPANDED,
     "(word:1.2)": EXPANDED,
+    "\\(": EXPANDED,
     "[trigger]": "; --data.trigger WORDS of a recipe replaces [trigger] and [name]",
 }
 """What to do about syntax in captions, by a part of its description."""
-SIGNS = re.compile(r"[{\[(<_-]|BREAK|Negative|Steps:")
+SIGNS = re.compile(r"[{\[(<_\\-]|BREAK|Negative|Steps:")
 """Texts without these characters have no such syntax."""
 PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?/\S+", re.IGNORECASE)
 

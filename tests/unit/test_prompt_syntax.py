@@ -22,7 +22,15 @@ from tests.support.images import A, listed
         ("cat <lora:x:1>", ["<lora:x:1>"]),
         ("cat BREAK dog", ["BREAK"]),
         ("a cat\nNegative prompt: dog", ["Negative prompt:"]),
-        ("a <ink> cat, snake_case, -- and (16:9), [sic] \\(series\\) ^_^ {caption}", []),
+        ("a <ink> cat, snake_case, -- and (16:9), [sic] [16:9] [a] ^_^ {caption} C:\\x", []),
+        ("a [red|blue] car", ["[red|blue]"]),
+        ("[cat:dog:0.5] and [from:to]", ["[cat:dog:0.5]"]),
+        ("a [cat:0.5] [a::3]", ["[cat:0.5]"]),
+        ("a [cat::3]", ["[cat::3]"]),
+        ("a <wildcard:color> car", ["<wildcard:color>"]),
+        ("a <random:red, blue> car", ["<random:red, blue>"]),
+        ("a {} car", ["{}"]),
+        ("miku \\(vocaloid\\), \\[x\\]", ["\\("]),
     ],
 )
 def test_syntax_of_other_programs_is_found(text: str, pieces: list[str]) -> None:
