@@ -88,7 +88,7 @@ def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loa
 
 
 def condition_images(sources: Sequence[str], lost: Container[str], findings: Findings) -> dict[int, str]:
-    """Return OneTrainer's condition images beside their images, by index, with the reason to leave them out."""
+    """Return OneTrainer's condition images, by index, with a reason."""
     named = [(index, split_name(name)[0]) for index, name in enumerate(sources)]
     wanted = {stem.removesuffix(CONDITION_SUFFIX) for _, stem in named if stem.endswith(CONDITION_SUFFIX)}
     owners = {stem for _, stem in named if stem in wanted} if wanted else set()

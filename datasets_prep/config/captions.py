@@ -46,7 +46,7 @@ class CaptionsConfig:
     """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
     none is alternatives, but refuses paragraphs and wrapped sentences."""
     keep_rating: bool = False
-    """Keep the rating in JSON of a gallery, beside or among its tags, as the last tag: rating:explicit."""
+    """Keep a gallery's rating among the tags, and that beside them in JSON as the last: rating:explicit."""
     ignore: tuple[str, ...] = ()
     """Names or patterns of files that are not captions, e.g. "*.xmp"; they are not read."""
     kinds: Annotated[Kinds, EACH_ONCE] = ("long",)

@@ -1,9 +1,11 @@
 """Read the files that each belong to an image: texts and JSON."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from finetune.data.captions.found import FoundCaptions, note_other, note_second
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, split_name
+from finetune.data.captions.ratings import note_ratings, without_ratings
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
 from finetune.data.captions.tables import NotUnderstood, caption_values, is_rated, parsed_json
 from finetune.data.captions.telling import why_no_text
@@ -69,8 +71,9 @@ def _texts(
                 "of which the captions are used" if values else "in which no caption is known, and which are not used"
             )
             findings.warn(f"text files that contain JSON, {outcome}", name)
-            return usable_texts(values, name, findings)
+            return without_ratings(usable_texts(values, name, findings), name, reading, findings)
     content = caption_text(text)
+    content = replace(content, lines=tuple(without_ratings(content.lines, name, reading, findings)))
     if split_name(name)[1] == CLASS_SUFFIX and all(line.isdecimal() for line in content.lines):
         findings.warn("numbers of classes, which are not captions", name)
         return []
@@ -80,7 +83,7 @@ def _texts(
         findings.warn("caption files with lines that have no word, such as ., or nan, which are not used", name)
     if content.has_parameters:
         findings.warn("caption files with an image generator's parameters, of which the prompt alone is used", name)
-    if reading.lines is None and content.looks_wrapped:
+    if reading.lines is None and content.looks_wrapped and len(content.lines) > 1:
         findings.error(
             f"caption files whose lines seem to be paragraphs or one sentence; say what they are with "
             f"--{reading.lines_option} joined (one caption), first (the first line alone) or alternatives (each line)",
@@ -115,10 +118,9 @@ def _json_texts(
     if values is not None and (why := why_no_text(values)):
         found.puzzling[name] = why, owners
         return None
+    if values is None:
+        return None
+    texts = without_ratings(usable_texts(values, name, findings), name, reading, findings)
     if values and is_rated(content) and not reading.keeps_rating:
-        findings.warn(
-            f"ratings of a gallery beside the tags, which are not part of the caption; --{reading.rating_option} true "
-            "keeps them as tags",
-            name,
-        )
-    return None if values is None else usable_texts(values, name, findings)
+        note_ratings(name, reading, findings)
+    return texts

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from finetune.data.captions.found import FoundCaptions, note_other
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES, ImageNames, split_name
+from finetune.data.captions.ratings import without_ratings
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
 from finetune.data.captions.tables import Row, csv_rows, json_lines_rows, json_rows, named_lines, parsed_json
 from finetune.data.captions.telling import TELLING_NAME, why_no_text
@@ -48,7 +49,7 @@ def read_table(
     found.used.add(name)
     if own.warnings:
         read_text(read, name, findings)
-    _take_rows(matches, name, findings, found)
+    _take_rows(matches, name, reading, findings, found)
 
 
 def _rows(text: str, suffix: str, reading: CaptionReading, images: ImageNames) -> list[Row]:
@@ -62,11 +63,18 @@ def _mentions(text: str, images: ImageNames) -> bool:
     return any(word in images or ("." in word and images.called(posixpath.basename(word))) for word in words)
 
 
-def _take_rows(matches: Sequence[tuple[Row, list[str]]], name: str, findings: Findings, found: FoundCaptions) -> None:
+def _take_rows(
+    matches: Sequence[tuple[Row, list[str]]],
+    name: str,
+    reading: CaptionReading,
+    findings: Findings,
+    found: FoundCaptions,
+) -> None:
     earlier = {owner for owner, texts in found.captions.items() if texts}
     without: dict[str, list[str]] = {}
     for row, owners in matches:
-        texts = usable_texts(row.values, f"{name}: {row.name}", findings)
+        where = f"{name}: {row.name}"
+        texts = without_ratings(usable_texts(row.values, where, findings), where, reading, findings)
         if why := why_no_text(row.values):
             without.setdefault(f"{row.name}: {why}", []).extend(owners)
         if not owners:

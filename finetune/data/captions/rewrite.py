@@ -4,6 +4,7 @@ import itertools
 import re
 from dataclasses import dataclass
 
+from finetune.data.captions.text import without_gaps
 from finetune.data.listing import Findings
 from finetune.prompt_syntax import caption_warning, syntax_in
 
@@ -88,7 +89,7 @@ def expanded(text: str) -> tuple[str, ...]:
         raise TooManyVariantsError(f"more than {MOST_VARIANTS} variants")
     if signs == text and variants == (text,):
         return (text,)
-    unescaped = (_without_gaps(_signs_again(variant)) for variant in variants)
+    unescaped = (without_gaps(_signs_again(variant)) for variant in variants)
     return tuple(dict.fromkeys(variant for variant in unescaped if variant))
 
 
@@ -107,8 +108,3 @@ def _signs_again(text: str) -> str:
     for sign, mark in PARENTHESES.items():
         text = text.replace(mark, sign)
     return text
-
-
-def _without_gaps(text: str) -> str:
-    """Close the gaps that empty choices leave between tags and words."""
-    return re.sub(r",(?:\s*,)+", ",", re.sub(r"[^\S\n]{2,}", " ", text)).strip(" ,")

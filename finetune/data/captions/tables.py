@@ -105,12 +105,24 @@ def tags_text(tags: object) -> object:
     """Join tags into one caption. They are a list, lists by category, or words like long_hair in a text. A rating among
     the categories is not a tag. Other values, such as scores by tag, are returned as they are."""
     if isinstance(tags, Mapping):
+        tags = services_tags(tags)
+    if isinstance(tags, Mapping):
         tags = {kind: those for kind, those in tags.items() if str(kind).lower() != RATING}
     if isinstance(tags, list | Mapping) and any(texts_within(tags)):
         return ", ".join(dict.fromkeys(spaced(tag) for tag in texts_within(tags) if tag.strip()))
     if isinstance(tags, str) and "," not in tags and "_" in tags:
         return ", ".join(spaced(tag) for tag in tags.split())
     return tags
+
+
+def services_tags(tags: Mapping[object, object]) -> object:
+    """Return the tags of Hydrus's services; other tags unchanged. They are by service, then by status: 0 is current, 1
+    pending, and deleted ones are not used. Displayed tags have their siblings and parents applied."""
+    services = [each for each in tags.values() if isinstance(each, Mapping)]
+    if not any("storage_tags" in each or "display_tags" in each for each in services):
+        return tags
+    chosen = [each.get("display_tags") or each.get("storage_tags") for each in services]
+    return [each.get(status) for each in chosen if isinstance(each, Mapping) for status in ("0", "1")]
 
 
 def spaced(tag: str) -> str:

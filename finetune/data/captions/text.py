@@ -93,6 +93,11 @@ def in_lines(text: str) -> list[str]:
     return LINE_END.split(text)
 
 
+def without_gaps(text: str) -> str:
+    """Close the gaps that removed words and tags leave."""
+    return re.sub(r",(?:\s*,)+", ",", re.sub(r"[^\S\n]{2,}", " ", text)).strip(" ,")
+
+
 @dataclass(frozen=True)
 class CaptionText:
     """The captions in a file's lines, and facts about it."""

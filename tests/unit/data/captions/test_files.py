@@ -1,3 +1,4 @@
+import json
 import unicodedata
 from pathlib import Path
 
@@ -284,3 +285,35 @@ def test_files_without_a_caption_stop_nothing(tmp_path: Path, name: str, content
 
 def test_a_list_of_one_object_beside_an_image_is_read(tmp_path: Path) -> None:
     assert both(tmp_path, {"x.png": P, "x.json": '[{"caption": "a cat"}]'}) == {"x.png": ("a cat",)}
+
+
+@pytest.mark.parametrize("kind", ["display_tags", "storage_tags"])
+def test_tags_of_hydrus_services_are_read_without_the_services_and_deleted_tags(tmp_path: Path, kind: str) -> None:
+    statuses = {"0": ["blue_eyes", "creator:bob"], "1": ["hat"], "2": ["dog"]}
+    service = {"name": "my tags", "type": 5, "type_pretty": "local tag service", kind: statuses}
+    other = {"name": "all known tags", "type": 10, kind: {"0": ["blue_eyes"]}}
+    files: Files = {"x.png": P, "x.png.json": json.dumps({"file_id": 1, "tags": {"6c": service, "7d": other}})}
+    assert both(tmp_path, files) == {"x.png": ("blue eyes, creator:bob, hat",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "caption"),
+    [
+        ("x.txt", "rating:safe, score_9, 1girl", "score_9, 1girl"),
+        ("x.txt", "1girl, Rating: explicit, solo\n\nrating:s", "1girl, solo"),
+        ("x.txt", "1girl rating:e solo", "1girl solo"),
+        ("x.txt", "cat, rating:5 stars, operating:safe", "cat, rating:5 stars, operating:safe"),
+        ("x.json", '{"tags": ["1girl", "rating:safe"]}', "1girl"),
+        ("captions.json", '{"x.png": "a cat, rating:general"}', "a cat"),
+    ],
+)
+def test_ratings_among_tags_are_left_out_and_said(tmp_path: Path, name: str, content: str, caption: str) -> None:
+    assert both(tmp_path, {"x.png": P, name: content}) == {"x.png": (caption,)}
+    text = "\n".join(read_manifest(str(tmp_path)).warnings)
+    assert ("--data.keep_rating true" in text and name in text) == ("5 stars" not in caption)
+
+
+def test_ratings_among_tags_stay_where_they_are_wanted(tmp_path: Path) -> None:
+    write(tmp_path, {"x.png": P, "x.txt": "rating:safe, 1girl"})
+    manifest = read_manifest(str(tmp_path), reading=CaptionReading(keeps_rating=True))
+    assert captions(manifest) == {"x.png": ("rating:safe, 1girl",)} and manifest.warnings == ()
