@@ -18,7 +18,8 @@ from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
 from finetune.data.captions.names import split_name
 from finetune.data.captions.reading import is_unicode, usable_texts
-from finetune.data.listing import Entry, Findings, read_entry
+from finetune.data.captions.telling import texts_within
+from finetune.data.listing import NOT_TEXT, Entry, Findings, described, read_entry
 from finetune.data.parquet import MASK_COLUMN
 from finetune.data.visible_files import MASK_SUFFIX
 from finetune.json_text import parse_json
@@ -179,12 +180,15 @@ def row_entry(
     findings: Findings,
     labels: Mapping[str, Sequence[str]],
 ) -> Entry:
-    """Read the captions and settings of a row. Values that cannot be used are noted and omitted."""
+    """Read the captions and settings of a row. Values that cannot be used are noted and omitted, but an object in place
+    of the only caption is an error."""
     caption_column = caption_column_of(row, caption_column)
     caption = row.get(caption_column)
     if caption_column in labels and isinstance(caption, int) and 0 <= caption < len(labels[caption_column]):
         caption = labels[caption_column][caption]
     captions = usable_texts([caption, row.get("captions_alt")], name, findings)
+    if not captions and isinstance(caption, Mapping) and any(each.strip() for each in texts_within(caption)):
+        findings.error(f"{NOT_TEXT} (--caption_column)", f"{name} ({described(caption)})")
     found = Findings()
     entry = read_entry(name, tuple(captions), row, found)
     warn_of_errors(found, place, findings)

@@ -104,3 +104,11 @@ def test_images_stored_as_numbers_are_read_too(tmp_path: Path) -> None:
 def test_tables_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the same name"):
         opened(table(tmp_path / "a"), table(tmp_path / "b"))
+
+
+def test_objects_in_place_of_captions_stop_the_preparation(tmp_path: Path) -> None:
+    source = opened(table(tmp_path, image=[RED, BLUE], text=[{"short": "a cat", "n": 1}, {"short": None, "n": 2}]))
+    findings = Findings()
+    source.entries([item.source for item in source.listing(findings).items], findings)
+    with pytest.raises(ValueError, match=r"--caption_column\) \(1\): part/00000000-picture \(an object with short, n"):
+        findings.raise_errors("", "")
