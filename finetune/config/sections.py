@@ -116,7 +116,7 @@ class DataConfig:
     """What several lines of a caption file are: captions to draw from, one caption, or a caption and notes below it;
     none is alternatives, but refuses paragraphs and wrapped sentences."""
     keep_rating: Annotated[bool, ActsWith("captions", "listed"), Resume.FREE] = False
-    """Keep a gallery's rating among the tags, and that beside them in JSON as the last: rating:explicit. Otherwise it is
+    """Keep a gallery's rating among the tags, and that beside them in JSON as the last: rating:explicit. Else it is
     omitted, with a warning."""
     folder_repeats: Annotated[Literal["auto", "on", "off"], Resume.FREE] = "auto"
     """Repeat the images of a folder called 10_NAME ten times in a pass; auto decides by the names of all folders and
