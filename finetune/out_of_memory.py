@@ -4,8 +4,14 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-"""Texts in a plain RuntimeError of torch, as on a CPU, and of the libraries below it."""
+PHRASES = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "alloc_failed",
+    "could not create a primitive",
+)
+"""Texts in a plain RuntimeError of torch, as on a CPU, and of the libraries below it. The last is oneDNN's."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -28,7 +28,7 @@ def test_sizes_and_samplers_that_do_not_fit_are_all_named(components: Components
     with pytest.raises(ValueError) as raised:
         check(components, "a cat --w 33", "a dog --ss FlowMatchEulerDiscreteScheduler", "a bird")
     first, second = str(raised.value).splitlines()
-    assert '"a cat --w 33": width is 33, expected a multiple of 2' in first
+    assert '"a cat --w 33": width is 33, expected a multiple of 4' in first
     assert "FlowMatchEulerDiscreteScheduler does not fit" in second and "Use DDPM, DDIM" in second
 
 

@@ -113,7 +113,7 @@ def drawn_by_diffusers(kind: Any, model: Path, **arguments: Any) -> np.ndarray:
 
 
 def test_an_image_to_begin_with_is_what_diffusers_makes_of_it(tiny_model: Path, tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 52, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     line = f"a red circle --i {tmp_path / 'noise.png'} --d 3 --s 10 --l 2"
     given = [line, f"{line} --t 0.3", f"{line} --w 32 --h 40"]
@@ -124,7 +124,7 @@ def test_an_image_to_begin_with_is_what_diffusers_makes_of_it(tiny_model: Path, 
         expected = drawn_by_diffusers(kind, tiny_model, image=original, strength=strength)
         assert np.abs(image - expected).max() <= 1
     assert images[2].shape == (40, 32, 3)
-    middle = original.crop((9, 0, 41, 40))
+    middle = original.crop((10, 0, 42, 40))
     assert np.abs(images[2] - drawn_by_diffusers(kind, tiny_model, image=middle, strength=0.8)).max() <= 1
 
 
@@ -176,7 +176,7 @@ def test_what_the_model_cannot_do_is_one_error(tiny_model: Path, tmp_path: Path)
     with pytest.raises(ValueError) as raised:
         generate(config(tiny_model, tmp_path, "a", "b --w 33", "c --ss FlowMatchEulerDiscreteScheduler"))
     text = str(raised.value)
-    assert "prompt 2: width: got 33, expected a multiple of 2" in text and "prompt 3: sampler" in text
+    assert "prompt 2: width: got 33, expected a multiple of 4" in text and "prompt 3: sampler" in text
     assert "Use DDPM, DDIM, PNDM, Euler" in text and list(tmp_path.iterdir()) == []
 
 
