@@ -14,7 +14,7 @@ from datasets_prep.records import Rejected
 from datasets_prep.selection import Selection
 from finetune.data.captions.names import split_name
 from finetune.data.listing import Findings
-from finetune.data.visible_files import CONDITION_SUFFIX, LIKELY_MASK, MASK_SUFFIX
+from finetune.data.visible_files import LIKELY_MASK, MASK_SUFFIX, condition_images
 
 MASK_FOLDERS = frozenset((
     "mask", "masks", "mask_labels", "masklabels", "seg", "segmentation", "segmentations", "matte", "mattes", "alpha",
@@ -63,7 +63,9 @@ def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loa
     masks or similar, are masks where they are black and white and have the size of that image. Otherwise they stay
     images, with a note."""
     lost = {split_name(each.source)[0] for each in rejected}
-    conditions = condition_images(images.sources, lost, findings)
+    left_out = condition_images(images.sources, lost, findings)
+    reason = "a condition image of OneTrainer, which no recipe uses"
+    conditions = {index: reason for index, name in enumerate(images.sources) if name in left_out}
     candidates = [
         found
         for index, name in enumerate(images.sources)
@@ -85,20 +87,6 @@ def find_masks(images: MeasuredImages, rejected: Iterable[Rejected], loader: Loa
             masks.add(each.index)  # among masks in a folder of masks, what looks like one is one
     found = assigned(sorted(masks), owners, images, findings)
     return Masks(found.of_image, {**found.unused, **conditions})
-
-
-def condition_images(sources: Sequence[str], lost: Container[str], findings: Findings) -> dict[int, str]:
-    """Return OneTrainer's condition images, by index, with a reason."""
-    named = [(index, split_name(name)[0]) for index, name in enumerate(sources)]
-    wanted = {stem.removesuffix(CONDITION_SUFFIX) for _, stem in named if stem.endswith(CONDITION_SUFFIX)}
-    owners = {stem for _, stem in named if stem in wanted} if wanted else set()
-    found = {}
-    for index, stem in named if wanted else ():
-        plain = stem.removesuffix(CONDITION_SUFFIX)
-        if plain != stem and (plain in owners or plain in lost):
-            found[index] = "a condition image of OneTrainer, which no recipe uses"
-            findings.warn("condition images of OneTrainer, which no recipe uses; they are left out", sources[index])
-    return found
 
 
 def assigned(masks: Sequence[int], owners: Mapping[int, int], images: MeasuredImages, findings: Findings) -> Masks:

@@ -12,15 +12,10 @@ from finetune.data.captions.files import read_caption_files
 from finetune.data.captions.found import refuse_puzzling, refuse_unusable
 from finetune.data.captions.names import JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError
-from finetune.data.folder_repeats import FolderRepeats, folder_repeats, note_class_images
+from finetune.data.folder_repeats import GIVE_BOTH, FolderRepeats, folder_repeats, note_class_images
 from finetune.data.listing import NOT_TEXT, Entry, Findings
 from finetune.data.metadata_files import read_listing
 from finetune.data.visible_files import CONDITION_SUFFIX, IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFFIXES
-
-CLASS_IMAGES_ADVICE = (
-    "prepare each by itself and give both: --data.folders SUBJECT '{folder: CLASS, is_regularisation: true}', or to "
-    "recipes.dreambooth --data.folder SUBJECT --prior.folder CLASS"
-)
 
 
 def read_sidecars(
@@ -84,7 +79,7 @@ def read_folder_entries(
 def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, findings: Findings) -> Mapping[str, Entry]:
     """Apply the repeats of folders such as 10_NAME. Repeats of a listing win."""
     images = [name for name in entries if is_image_name(name) and not is_mask_name(name)]
-    note_class_images(images, CLASS_IMAGES_ADVICE, findings)
+    note_class_images(images, f"prepare each by itself and {GIVE_BOTH}", findings)
     named = folder_repeats(images, choice, "folder_repeats", findings)
     if not named:
         return entries

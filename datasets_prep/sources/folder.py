@@ -14,7 +14,7 @@ from finetune.data.captions.files import MARKUP_SUFFIXES, UNREAD_TEXT_SUFFIXES
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES
 from finetune.data.captions.reading import CaptionReading, is_unicode
 from finetune.data.captions.text import decode_text
-from finetune.data.hub import lists_of_folders, note_failed_downloads
+from finetune.data.hub import lists_of_folders
 from finetune.data.links import leads_out, links_refused
 from finetune.data.listing import Entry, Findings
 from finetune.data.visible_files import FolderSource
@@ -40,8 +40,7 @@ class FoldersSource:
         items, rejected = [], []
         for prefix, root in self.folders.items():
             found, left_out = walk(root, [Path(path) for path in self.skipped], findings)
-            lists = lists_of_folders(root, [item.source for item in found])
-            note_failed_downloads([Path(root, name) for name in lists], findings)
+            lists = lists_of_folders(root, [item.source for item in found], findings)
             items += [Item(prefix + item.source, item.stamp) for item in found if item.source not in lists]
             rejected += [Rejected(prefix + left.source, left.reason, left.detail) for left in left_out]
         return sorted_listing(items, rejected)

@@ -4,7 +4,6 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from finetune.config.mask import MaskConfig
@@ -18,27 +17,22 @@ from finetune.data.captions.files import (
 from finetune.data.captions.found import refuse_puzzling
 from finetune.data.captions.names import LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading
-from finetune.data.folder_repeats import FolderRepeats, folder_repeats, note_class_images
+from finetune.data.folder_repeats import GIVE_BOTH, FolderRepeats, folder_repeats, note_class_images
 from finetune.data.images.decode import PLUGINS
 from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.metadata_files import read_listing
 from finetune.data.refusals import prepare_command
 from finetune.data.visible_files import (
-    CONDITION_SUFFIX,
     LIKELY_MASK,
     MASK_SUFFIX,
     PLUGIN_SUFFIXES,
     UNREAD_SUFFIXES,
     FolderSource,
+    condition_images,
     is_image_name,
 )
 from finetune.extras import install_command
 from finetune.plurals import first_few
-
-CLASS_IMAGES_ADVICE = (
-    "give both: --data.folders SUBJECT '{folder: CLASS, is_regularisation: true}', or to recipes.dreambooth "
-    "--data.folder SUBJECT --prior.folder CLASS"
-)
 
 
 def read_folder(
@@ -59,9 +53,9 @@ def read_folder(
     in mask.folder.
     """
     if any(name.endswith(".parquet") for name in files):
-        from finetune.data.hub import lists_of_folders, note_failed_downloads
+        from finetune.data.hub import lists_of_folders
 
-        note_failed_downloads([Path(root, name) for name in lists_of_folders(root, files)], findings)
+        lists_of_folders(root, files, findings)
     images = _without_masks(files, root, mask, findings)
     unread = [name for name in files if split_name(name)[1] in UNREAD_SUFFIXES and not is_image_name(name)]
     for name in unread:
@@ -81,7 +75,7 @@ def read_folder(
             "Put them there, or prepare others: python -m datasets_prep --source FOLDER --output PREPARED"
             + (f"\nSave these as PNG or JPEG, their format is not read: {first_few(unread)}" if unread else "")
         )
-    note_class_images(images, CLASS_IMAGES_ADVICE, findings)
+    note_class_images(images, GIVE_BOTH, findings)
     named = folder_repeats(images, repeats, "data.folder_repeats", findings)
     if captions == "none":
         entries = [Entry(name, ("",)) for name in images]
@@ -145,14 +139,9 @@ def _without_masks(files: Sequence[str], root: str, mask: MaskConfig, findings: 
         elif name not in masks and LIKELY_MASK.search(stem) and LIKELY_MASK.sub("", stem) in stems:
             kind = f"images that are named as the mask of another; rename them to NAME{MASK_SUFFIX} if they are"
             findings.warn(kind, name)
-    conditions = {
-        name
-        for name, (stem, _) in zip(names, map(split_name, names), strict=True)
-        if stem.endswith(CONDITION_SUFFIX) and stem.removesuffix(CONDITION_SUFFIX) in stems
-    }
-    for name in sorted(conditions):
-        findings.warn("condition images of OneTrainer, which no recipe uses; they are left out", name)
-    return [name for name in names if name not in masks | conditions]
+    images = [name for name in names if name not in masks]
+    conditions = condition_images(images, (), findings)
+    return [name for name in images if name not in conditions]
 
 
 def _masks_among(names: list[str], captioned: set[str], root: str, mask: MaskConfig) -> set[str]:

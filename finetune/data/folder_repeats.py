@@ -17,6 +17,10 @@ CLASS_FOLDER = re.compile(
     r"reg(?:ulari[sz]ation)?(?:[-_ ]?(?:images?|imgs?|data))?|class(?:[-_ ]?images?)?", re.IGNORECASE
 )
 """Where sd-scripts' users have class images."""
+GIVE_BOTH = (
+    "give both: --data.folders SUBJECT '{folder: CLASS, is_regularisation: true}', or to recipes.dreambooth "
+    "--data.folder SUBJECT --prior.folder CLASS"
+)
 
 
 def folder_repeats(
@@ -73,6 +77,12 @@ def _class_folder(folder: str) -> str | None:
         if CLASS_FOLDER.fullmatch(part) and NUMBERED.fullmatch(below):
             return "/".join(parts[: place + 1])
     return None
+
+
+def repeats_in_name(folder: str) -> int:
+    """Return a folder's number, or that of the nearest above; else 1."""
+    above = _numbered(folder)
+    return 1 if above is None else int(_parts(above)[0])
 
 
 def _numbered(folder: str) -> str | None:

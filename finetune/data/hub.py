@@ -126,19 +126,20 @@ def tables_of_archives(path: Path, files: Sequence[str]) -> list[Path]:
     return [path / name for name in files if has_archives and name.endswith(".parquet")]
 
 
-def lists_of_folders(root: str, files: Sequence[str]) -> list[str]:
-    """Return img2dataset's tables and statistics beside its folders. These are 00000.parquet, with rows of what was
-    fetched, and 00000_stats.json, beside 00000/."""
+def lists_of_folders(root: str, files: Sequence[str], findings: Findings) -> set[str]:
+    """Return img2dataset's tables and statistics beside its folders. These are 00000.parquet and 00000_stats.json beside
+    00000/. The rows whose images could not be fetched are noted."""
     folders = {posixpath.dirname(name) for name in files}
     stems = [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
-    found = []
-    for stem in folders.intersection(stems):
+    tables = []
+    for stem in sorted(folders.intersection(stems)):
         from pyarrow import ArrowInvalid, parquet
 
         with contextlib.suppress(ArrowInvalid):
             if {"url", "status"} <= set(parquet.read_schema(Path(root, f"{stem}.parquet")).names):
-                found += [name for name in (f"{stem}.parquet", f"{stem}_stats.json") if name in files]
-    return sorted(found)
+                tables.append(stem)
+    note_failed_downloads([Path(root, f"{stem}.parquet") for stem in tables], findings)
+    return {f"{stem}{ending}" for stem in tables for ending in (".parquet", "_stats.json")}
 
 
 def note_failed_downloads(tables: Iterable[Path], findings: Findings) -> None:
@@ -147,8 +148,6 @@ def note_failed_downloads(tables: Iterable[Path], findings: Findings) -> None:
     from pyarrow import parquet
 
     for path in tables:
-        if path.suffix != ".parquet":
-            continue
         try:
             file = parquet.ParquetFile(path)
         except pyarrow.ArrowInvalid:

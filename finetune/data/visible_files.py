@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,22 @@ class FolderSource:
             raise ValueError(f"{status.st_size:,} bytes, the limit is {MAX_FILE_BYTES:,}")
         with open(path, "rb") as file:
             return file.read()
+
+
+def condition_images(names: Sequence[str], lost: Container[str], findings: Findings) -> set[str]:
+    """Find OneTrainer's condition images, and note that they are left out. Their images are among `names`, or are
+    `lost` ones without their endings."""
+    plain = {
+        name: stem.removesuffix(CONDITION_SUFFIX)
+        for name in names
+        if (stem := split_name(name)[0]).endswith(CONDITION_SUFFIX)
+    }
+    wanted = set(plain.values())
+    owners = wanted.intersection(split_name(name)[0] for name in names) if wanted else set()
+    found = [name for name, stem in plain.items() if stem in owners or stem in lost]
+    for name in found:
+        findings.warn("condition images of OneTrainer, which no recipe uses; they are left out", name)
+    return set(found)
 
 
 def visible_files(root: str, findings: Findings) -> list[str]:

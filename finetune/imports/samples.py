@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune.config.trainers.tables import spelled_value
-from finetune.data.folder_repeats import NUMBERED
+from finetune.data.folder_repeats import repeats_in_name
 from finetune.imports.given import Folder, Given
 
 
 def images_in(path: str) -> list[str]:
-    """List images of a folder with its subfolders. None where it is absent."""
+    """List images of a folder with its subfolders. An absent one has none."""
     if not Path(path).is_dir():
         return []
     from finetune.data.listing import Findings
@@ -22,8 +22,7 @@ def images_in(path: str) -> list[str]:
 
 def num_in_pass(path: str) -> int:
     """Count the images of a pass. Folders called 10_NAME repeat theirs."""
-    matches = [NUMBERED.fullmatch(posixpath.basename(posixpath.dirname(name))) for name in images_in(path)]
-    return sum(int(match[1]) if match else 1 for match in matches)
+    return sum(repeats_in_name(posixpath.dirname(name)) for name in images_in(path))
 
 
 def fixed_samples(folder: Folder) -> float | None:

@@ -187,8 +187,10 @@ def test_differences_are_said(name: str, words: str, cases: Cases) -> None:
     assert words in cases[name][0]
 
 
-def test_epochs_stay_epochs_and_their_shares_become_steps_where_the_images_are(tmp_path: Path) -> None:
-    for folder, num in (("10_ink", 3), ("2_paper", 5)):
+@pytest.mark.parametrize("inner", ["", "/sketches"])
+def test_epochs_stay_epochs_and_their_shares_become_steps_where_the_images_are(inner: str, tmp_path: Path) -> None:
+    """Repeats hold for subfolders too, as in a run."""
+    for folder, num in ((f"10_ink{inner}", 3), ("2_paper", 5)):
         (tmp_path / "images" / folder).mkdir(parents=True)
         for number in range(num):
             (tmp_path / "images" / folder / f"{number}.png").touch()
