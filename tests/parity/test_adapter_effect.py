@@ -14,7 +14,7 @@ from finetune.lora_files.effect import measure_effect
 from finetune.lora_files.options import EffectConfig
 from finetune.models.family import ModelSource
 from finetune.models.quantized.packed import pack_layers
-from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.adapters import load_adapters, set_all_strengths
 from tests.parity.conftest import Export
 from tests.support.adapter_models import FAMILY, fresh
 
@@ -26,8 +26,7 @@ def effect_beside(source: ModelSource, file: Path, *, packed: bool) -> torch.Ten
         pack_layers(components.denoiser, "int8", double=True, device=torch.device("cpu"), dtype=torch.float32)
     before = prediction(FAMILY, components)
     adapters = load_adapters(FAMILY, components, [file], [])
-    for part in ("denoiser", "text_encoders"):
-        set_strengths(adapters, [1.0], part)
+    set_all_strengths(adapters, [1.0])
     return prediction(FAMILY, components) - before
 
 

@@ -18,7 +18,7 @@ from finetune.export.verify import prediction, relative_difference
 from finetune.methods.lora.method import LoRA
 from finetune.models import family_named
 from finetune.models.family import Components, ModelSource
-from finetune.sampling.adapters import Adapters, load_adapters, set_strengths
+from finetune.sampling.adapters import Adapters, load_adapters, set_all_strengths
 from finetune.sampling.generate import generate
 from finetune.sampling.metadata import a1111_hash
 from tests.parity.conftest import Export
@@ -34,8 +34,7 @@ def loaded(source: ModelSource, *paths: Path) -> tuple[Components, Adapters]:
 
 
 def at(components: Components, adapters: Adapters, *strengths: float) -> torch.Tensor:
-    for part in ("denoiser", "text_encoders"):
-        set_strengths(adapters, strengths, part)
+    set_all_strengths(adapters, strengths)
     return prediction(FAMILY, components)
 
 
@@ -139,8 +138,7 @@ def test_exports_of_other_families_give_the_trained_networks_output(name: str, k
     for path in written:
         components = fresh(source, family)
         adapters = load_adapters(family, components, [path], [])
-        for part in ("denoiser", "text_encoders"):
-            set_strengths(adapters, (1.0,), part)
+        set_all_strengths(adapters, (1.0,))
         assert relative_difference(trained, prediction(family, components)) < 1e-3, path.name
 
 

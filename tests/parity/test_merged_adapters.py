@@ -11,7 +11,7 @@ from finetune.lora_files.merge import merge
 from finetune.lora_files.options import MergeConfig
 from finetune.lora_files.show import show
 from finetune.models.family import ModelSource
-from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.adapters import load_adapters, set_all_strengths
 from tests.parity.conftest import Export
 from tests.support.adapter_models import FAMILY, KINDS, fresh
 
@@ -30,8 +30,7 @@ def test_a_merged_pipeline_is_the_base_model_with_its_adapters(
         merge(config, said.append)
         beside = fresh(source)
         adapters = load_adapters(FAMILY, beside, [path], [])
-        for part in ("denoiser", "text_encoders"):
-            set_strengths(adapters, [strength], part)
+        set_all_strengths(adapters, [strength])
         merged = fresh(ModelSource(str(folder)))
         found = prediction(FAMILY, merged)
         assert relative_difference(prediction(FAMILY, beside), found) < 1e-5, name
@@ -55,8 +54,7 @@ def test_two_files_are_merged_and_mistakes_are_named(
     )
     beside = fresh(source)
     adapters = load_adapters(FAMILY, beside, files, [])
-    for part in ("denoiser", "text_encoders"):
-        set_strengths(adapters, [0.5, 0.5], part)
+    set_all_strengths(adapters, [0.5, 0.5])
     found = prediction(FAMILY, fresh(ModelSource(str(tmp_path / "both"))))
     assert relative_difference(prediction(FAMILY, beside), found) < 1e-5
     named = [

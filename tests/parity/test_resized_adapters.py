@@ -11,7 +11,7 @@ from finetune.export.verify import prediction, relative_difference
 from finetune.lora_files.resize import ResizeOptions, pairs_of, resize
 from finetune.lora_files.show import read
 from finetune.models.family import ModelSource
-from finetune.sampling.adapters import load_adapters, set_strengths
+from finetune.sampling.adapters import load_adapters, set_all_strengths
 from tests.parity.conftest import Export
 from tests.support.adapter_models import FAMILY, fresh
 
@@ -21,8 +21,7 @@ NAMES = ("style.safetensors", DIFFUSERS_FILE)
 def output_with(source: ModelSource, path: Path) -> torch.Tensor:
     components = fresh(source)
     adapters = load_adapters(FAMILY, components, [path], [])
-    for part in ("denoiser", "text_encoders"):
-        set_strengths(adapters, [1.0], part)
+    set_all_strengths(adapters, [1.0])
     return prediction(FAMILY, components)
 
 

@@ -8,9 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tests.support.runs import Options, flags, forked_process
+from tests.support.runs import Options, enter_program, flags, forked_process
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
@@ -36,13 +34,9 @@ def forked(arguments: list[str], **environment: str) -> subprocess.CompletedProc
 
 
 def _run_module(arguments: list[str], outputs: list[Path], environment: dict[str, str]) -> None:
-    for number, path in enumerate(outputs, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(ROOT)
     os.environ.clear()
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    sys.argv = arguments[1:]
+    enter_program(arguments[1:], *outputs, environment)
     runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
 
 
@@ -57,11 +51,7 @@ def succeeded(arguments: list[str], **environment: str) -> str:
     return ended.stdout
 
 
-def two_processes(recipe: str, options: Options, *words: str) -> list[str]:
-    """Give the arguments that start `recipes.RECIPE` on two processes."""
-    return [*LAUNCH, "--multi_gpu", "--num_processes", "2", *words, "-m", f"recipes.{recipe}", *flags(options)]
-
-
-def on_two_processes(recipe: str, options: Options, *words: str) -> str:
-    """Run `recipes.RECIPE` on two processes, with further words for the launcher."""
-    return succeeded(two_processes(recipe, options, *words), ACCELERATE_USE_CPU="true")
+def on_two_processes(recipe: str, options: Options) -> str:
+    """Run `recipes.RECIPE` on two processes."""
+    words = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "-m", f"recipes.{recipe}", *flags(options)]
+    return succeeded(words, ACCELERATE_USE_CPU="true")

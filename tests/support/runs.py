@@ -156,21 +156,26 @@ def without_lora(options: Options) -> Options:
     return {key: value for key, value in options.items() if not key.startswith("lora.")}
 
 
-def _child(
-    recipe: str, arguments: Sequence[str], log: Path, environment: dict[str, str], prepare: Callable[[], None] | None
-) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+def enter_program(words: Sequence[str], output: Path, errors: Path, environment: dict[str, str]) -> None:
+    """Give a forked process the words, streams and environment of a program."""
+    streams = {path: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for path in (output, errors)}
+    os.dup2(streams[output], 1)
+    os.dup2(streams[errors], 2)
     os.environ.update(environment)
     gc.freeze()  # of the modules that the server imported, no collection finds anything
     torch.set_num_threads(1)
-    sys.argv = [f"recipes.{recipe}", *arguments]
+    sys.argv = list(words)
+
+
+def _child(
+    recipe: str, arguments: Sequence[str], log: Path, environment: dict[str, str], prepare: Callable[[], None] | None
+) -> None:
+    program = f"recipes.{recipe}"
+    enter_program([program, *arguments], log, log, environment)
     if prepare:
         prepare()
     from finetune.launch import run_recipe
 
-    program = f"recipes.{recipe}"
     run_recipe(importlib.import_module(program).RECIPE, arguments, program)
 
 
