@@ -127,8 +127,8 @@ def tables_of_archives(path: Path, files: Sequence[str]) -> list[Path]:
 
 
 def lists_of_folders(root: str, files: Sequence[str], findings: Findings) -> set[str]:
-    """Return img2dataset's tables and statistics beside its folders. These are 00000.parquet and 00000_stats.json beside
-    00000/. The rows whose images could not be fetched are noted."""
+    """Return img2dataset's tables and statistics beside its folders. These are 00000.parquet and 00000_stats.json
+    beside 00000/. The rows whose images could not be fetched are noted."""
     folders = {posixpath.dirname(name) for name in files}
     stems = [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
     tables = []
