@@ -5,22 +5,27 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
 
+from finetune.config.trainers.shell_lists import BATCH, CONDITIONAL, POWERSHELL, UNIX, ShellLists, whole_arrays
 from finetune.config.trainers.tables import all_tables
 
 ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
-MARKS = {".bat": "^", ".cmd": "^", ".ps1": "`", ".sh": "\\"}
+MARKS = {".bat": BATCH, ".cmd": BATCH, ".ps1": POWERSHELL, ".sh": UNIX}
 """The sign at the end of a line that the next one continues."""
 ASSIGNMENTS = {
-    "^": re.compile(r"\s*@?set\s+\"?(\w+)=([^\"]*)\"?\s*", re.IGNORECASE),
-    "`": re.compile(r"\s*\$(?:env:)?(\w+)\s*=\s*(.*)", re.IGNORECASE),
-    "\\": ASSIGNMENT,
+    BATCH: re.compile(r"\s*@?set\s+\"?(\w+)=([^\"]*)\"?\s*", re.IGNORECASE),
+    POWERSHELL: re.compile(r"\s*\$(?:env:)?(\w+)\s*=\s*(.*)", re.IGNORECASE),
+    UNIX: ASSIGNMENT,
 }
 VARIABLES = {
-    "^": re.compile(r"%(\w+)%"),
-    "`": re.compile(r"\$\{?(?:env:)?(\w+)\}?"),
-    "\\": re.compile(r"\$\{?(\w+)\}?"),
+    BATCH: re.compile(r"%(\w+)%"),
+    POWERSHELL: re.compile(r"\$\{?(?:env:)?(\w+)\}?"),
+    UNIX: re.compile(r"\$\{(\w+)(?::?[-=](?P<default>[^{}]*))?\}|\$(\w+)"),
 }
-COMMENTS = {"^": re.compile(r"\s*(@?rem\b|::)", re.IGNORECASE), "`": re.compile(r"\s*#"), "\\": re.compile(r"\s*#")}
+COMMENTS = {
+    BATCH: re.compile(r"\s*(@?rem\b|::)", re.IGNORECASE),
+    POWERSHELL: re.compile(r"\s*#"),
+    UNIX: re.compile(r"\s*#"),
+}
 LAUNCHERS = ("accelerate", "launch", "python", "python3", "torchrun")
 LAUNCHER_OPTIONS = ("mixed_precision", "num_processes")
 REDIRECTION = re.compile(r"[\d&]?(>>?|<).*")
@@ -30,18 +35,22 @@ def command_line_in(text: str, suffix: str = "") -> dict[str, object] | None:
     """Find the training command in a shell file. Variables that the file sets are replaced. Raises ValueError where
     there are several, and where options belong to none."""
     mark = _mark_of(text, suffix)
+    arrays = ShellLists(mark)
     variables: dict[str, str] = {}
-    commands: list[tuple[int, list[str]]] = []
-    for number, line in _joined_lines(text, mark):
-        parts = list(_split_commands(line, mark))
-        if match := ASSIGNMENTS[mark].fullmatch(line):
-            values = [[match[2]]] if mark == "^" else list(_split_commands(match[2], mark))
-            variables[match[1]] = " ".join(values[0]) if values else ""
+    commands: list[tuple[int, list[str], list[str]]] = []
+    for number, line in whole_arrays(_joined_lines(text, mark), mark):
+        arrays.follow(line)
+        if arrays.read(number, line, lambda inner: _words_of(inner, mark)):
             continue
-        for words in parts:
-            known = [VARIABLES[mark].sub(lambda each: variables.get(each[1], each[0]), word) for word in words]
+        if match := ASSIGNMENTS[mark].fullmatch(line):
+            values = [[match[2]]] if mark == BATCH else list(_split_commands(match[2], mark))
+            text_of = with_variables(" ".join(values[0]) if values else "", mark, variables)
+            _assign(arrays, variables, match[1], text_of)
+            continue
+        for words in _split_commands(line, mark):
+            known = [with_variables(word, mark, variables) for word in arrays.spliced(words)]
             if _script(known):
-                commands.append((number, known))
+                commands.append((number, known, arrays.left_out(words)))
             elif commands and known and known[0].startswith("--"):
                 raise ValueError(
                     f"line {number} begins with {known[0].partition('=')[0]}, but belongs to no command. End the line "
@@ -51,18 +60,43 @@ def command_line_in(text: str, suffix: str = "") -> dict[str, object] | None:
         return None
     training = [each for each in commands if _is_training(_script(each[1]))] or commands
     if len(training) > 1:
-        listed = ", ".join(f"{_script(words)} (line {number})" for number, words in training)
+        listed = ", ".join(f"{_script(words)} (line {number})" for number, words, _ in training)
         raise ValueError(
             f"it has {len(training)} training commands: {listed}. One is imported at a time: save each in a file of "
             "its own, or give its arguments, finetune import --output NEW.yaml -- SCRIPT.py OPTIONS."
         )
-    return read_arguments(training[0][1])
+    _, words, left = training[0]
+    return read_arguments(words) | ({CONDITIONAL: " ".join(left)} if left else {})
+
+
+def with_variables(text: str, mark: str, variables: Mapping[str, str]) -> str:
+    """Replace variables that are set, and defaults such as ${NAME:-value} of others."""
+
+    def value(found: re.Match[str]) -> str:
+        name = next(each for each in found.groups() if each is not None)
+        default = found["default"] if mark == UNIX and found["default"] is not None else found[0]
+        return variables.get(name if mark == UNIX else name.lower(), default)
+
+    return VARIABLES[mark].sub(value, text)
+
+
+def _assign(arrays: ShellLists, variables: dict[str, str], name: str, value: str) -> None:
+    """Set a variable. Under a condition it is left as it was, or unset."""
+    if arrays.depth:
+        arrays.conditional.setdefault(arrays.name(name), []).append(f"{name}={value}")
+    else:
+        variables[arrays.name(name)] = value
+
+
+def _words_of(text: str, mark: str) -> list[str]:
+    """Return the words of an array. Its lines may end in comments."""
+    return [word for line in text.splitlines() for words in _split_commands(line, mark) for word in words]
 
 
 def _mark_of(text: str, suffix: str) -> str:
     """Return the sign of continued lines. The file's name says it, or else its lines."""
     found = re.search(r"\s([\\^`])\n", text)
-    return MARKS.get(suffix) or (found[1] if found else "\\")
+    return MARKS.get(suffix) or (found[1] if found else UNIX)
 
 
 def _joined_lines(text: str, mark: str) -> Iterator[tuple[int, str]]:
@@ -87,8 +121,8 @@ def _split_commands(line: str, mark: str) -> Iterator[list[str]]:
     """Yield the words of each command of a line. Redirections are omitted, and lines that are not understood."""
     reader = shlex.shlex(line, posix=True, punctuation_chars=";&|")
     reader.whitespace_split = True
-    reader.commenters = "" if mark == "^" else "#"
-    if mark != "\\":
+    reader.commenters = "" if mark == BATCH else "#"
+    if mark != UNIX:
         reader.escape = ""
     try:
         listed = list(reader)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
-from finetune.config.trainers.command_lines import ASSIGNMENT, command_line_in
+from finetune.config.trainers.command_lines import ASSIGNMENT, UNIX, command_line_in, with_variables
 from finetune.json_text import parse_json
 
 MOST_BYTES = 2_000_000
@@ -38,8 +38,23 @@ def read_file(path: Path) -> Content:
     if isinstance(found, (dict, list)) and found:
         return cast(Content, found)
     raise ValueError(
-        f"{path} is neither TOML, JSON, YAML, an environment file nor a shell file with a command of a trainer."
+        _why_not(path, text)
+        or f"{path} is neither TOML, JSON, YAML, an environment file nor a shell file with a command of a trainer."
     )
+
+
+def _why_not(path: Path, text: str) -> str | None:
+    """Say what is wrong with a file whose name says its format."""
+    kinds = {".json": ("JSON", parse_json), ".toml": ("TOML", tomllib.loads)}
+    name, read = kinds.get(path.suffix.lower(), ("YAML", load_yaml))
+    try:
+        if path.suffix.lower() in DATA_SUFFIXES and text.strip():
+            read(text)
+    except (ValueError, StrictYamlError) as error:
+        where = " ".join(str(error).split())
+        where = where.removeprefix("is not valid YAML: ")
+        return f"{path} is not valid {name}: {where}. Mend the line; its trainer cannot read it either."
+    return None
 
 
 def _attempt(read: object, text: str) -> object:
@@ -67,7 +82,8 @@ def _environment(text: str) -> object:
                 return None
             continue
         try:
-            found[match[1]] = " ".join(shlex.split(match[2], comments=True))
+            value = " ".join(shlex.split(match[2], comments=True))
+            found[match[1]] = with_variables(value, UNIX, found)
         except ValueError:
             return None
     return found
