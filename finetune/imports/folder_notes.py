@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 from finetune.config.trainers.tables import is_off, spelled_value
 from finetune.imports.given import Folder, Given
-from finetune.imports.samples import images_in
+from finetune.imports.samples import caption_files, images_in
 from finetune.imports.translate import hidden
 from finetune.plurals import plural
 
 CAPTIONS_READ = "captions are read beside the images, from NAME.txt, NAME.caption, NAME.json or metadata.jsonl"
 FROM_NAMES = "python -m datasets_prep --captions.captioner file_name makes captions from names"
 BESIDE, FROM_PROMPT = "textfile", ("instanceprompt", "instance_prompt")
+STRENGTH = "network_weight"
+"""Strength of ai-toolkit's LoRA for the images of a folder."""
 OF_CLASS = {
     "mask_path": "class images are trained on as a whole.",
     "conditioning_data_dir": "class images are trained on as a whole.",
@@ -41,6 +43,13 @@ def notes_on_folders(given: Given) -> list[str]:
 def _notes(folder: Folder, given: Given) -> Iterator[str]:
     yield from _subfolders(folder, given)
     yield from _captions(folder, given)
+    yield from _extension(folder, given)
+    strength = folder.options.get(STRENGTH)
+    if (given.is_several or folder.is_class) and strength is not None and spelled_value(strength) not in ("1", "1.0"):
+        yield (
+            f"{folder.where} {folder.path}: {STRENGTH} {strength}: it is the strength of the LoRA for these images; "
+            "adapters act at strength 1 in training."
+        )
     has_sizes = any("resolution" in each.options for each in given.folders)
     if given.table.name == "sd-scripts" and has_sizes and folder.options and "resolution" not in folder.options:
         yield (
@@ -60,6 +69,19 @@ def _subfolders(folder: Folder, given: Given) -> Iterator[str]:
             f"{folder.where} {folder.path}: include_subdirectories is {said}; here {plural(len(inner), 'image')} in "
             f"{', '.join(sorted({name.partition('/')[0] for name in inner})[:3])} are read too. Move the subfolders "
             "out of the folder, or give a folder without them."
+        )
+
+
+def _extension(folder: Folder, given: Given) -> Iterator[str]:
+    """Name caption files that sd-scripts would not read."""
+    options = folder.options or given.options
+    if given.table.name != "sd-scripts" or {"caption_extension", "caption_extention", "in_json"} & set(options):
+        return
+    names = caption_files(folder.path)
+    if names and not any(name.endswith(".caption") for name in names):
+        yield (
+            f"{folder.where} {folder.path}: caption_extension not given, .caption there, so {names[0]} and others are "
+            "not read there; here they are captions. data.captions folder takes the folder's name instead."
         )
 
 

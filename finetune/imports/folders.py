@@ -1,13 +1,13 @@
 """Several folders of another trainer's config as data.folders; torch-free."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from finetune.config.trainers.tables import is_off, spelled_value
 from finetune.config.trainers.values import CONVERSIONS
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES
-from finetune.imports.folder_notes import FROM_PROMPT, OF_CLASS, caption_strategy
+from finetune.imports.folder_notes import FROM_PROMPT, OF_CLASS, STRENGTH, caption_strategy
 from finetune.imports.given import Folder, Given, class_prompt
+from finetune.imports.samples import caption_files
 from finetune.imports.translate import Translation, hidden
 from finetune.imports.write import flow_text
 
@@ -28,7 +28,7 @@ ONE_CAPTION = ("instance_prompt",)
 COUNTED = (
     *("num_repeats", "repeats", "balancing", "balancing_strategy", "probability", "is_reg", "is_regularisation_data"),
     *("folder_path", "dataset_path", "image_dir", "instance_data_dir", "dataset_name", "path", "name", "id", "type"),
-    *("enabled", "seed", "default", "cache_dir_vae", "include_subdirectories", "resolution"),
+    *("enabled", "seed", "default", "cache_dir_vae", "include_subdirectories", "resolution", STRENGTH),
     *("caption_strategy", "only_instance_prompt", *ONE_CAPTION),
 )
 TAKEN = frozenset((*COUNTED, *WORDS, *CAPTION, *ONE_CAPTION))
@@ -50,7 +50,7 @@ UNREAD = ("concept_stats", "image.resolution_override", "image.enable_resolution
 def without_folder_options(given: Given) -> dict[str, object]:
     """Return the options without those that each entry of data.folders has."""
     of_folders = {*WORDS, *CAPTION, *ONE_CAPTION, "only_instance_prompt", "caption_strategy"}
-    of_folders |= {"num_repeats", "repeats", "balancing", "probability"}
+    of_folders |= {STRENGTH, "num_repeats", "repeats", "balancing", "probability"}
     prompt = given.options.get("instance_prompt")
     is_taken = any(prompt_of_all(folder, given) == prompt for folder in given.folders)
     names = {key: key.rpartition(".")[2] for key in given.options}
@@ -146,8 +146,7 @@ def caption_of(folder: Folder, given: Given) -> str | None:
 
 def has_captions(path: str) -> bool:
     """Tell if there are text files in a folder."""
-    place = Path(path)
-    return place.is_dir() and any(each.suffix.lower() in TEXT_SUFFIXES for each in place.rglob("*"))
+    return bool(caption_files(path))
 
 
 def _resolution(folder: Folder, given: Given) -> int | None:

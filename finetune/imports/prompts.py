@@ -22,11 +22,11 @@ def with_trigger_in_prompts(given: Given) -> tuple[Given, list[str], list[str]]:
         line = "has [trigger] or [name] without trigger_word, and nothing replaces them. Write the words there."
         return given, [], [f"{key}: preview.prompts {line}" for key in found]
     options = {**given.options, **{key: _replaced(value, str(trigger)) for key, value in found.items()}}
-    return (
-        replace(given, options=options),
-        [f"{key}: [trigger] and [name] are {trigger}, as there" for key in found],
-        [],
-    )
+    lines: list[str] = []
+    for key, value in found.items():
+        words = sorted(set(PLACEHOLDER.findall(str(value))))
+        lines.append(f"{key}: {' and '.join(words)} is {trigger}, as there")
+    return replace(given, options=options), lines, []
 
 
 def _replaced(value: object, trigger: str) -> object:

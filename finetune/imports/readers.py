@@ -3,12 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from finetune.config.trainers.kohya_gui import as_sd_scripts, is_kohya_gui
 from finetune.config.trainers.recognise import flat_options
 from finetune.config.trainers.tables import is_off, spelled_value, table
 from finetune.imports.given import Folder, Given, dotted, named_file
+
+NOT_TRAINING = {
+    "generate": "finetune generate",
+    "extract": "finetune lora extract",
+    "mod": "finetune lora resize, convert or merge",
+}
+"""Jobs of ai-toolkit that do not train, with what does the same here."""
 
 
 def read_given(stem: str, content: Mapping[str, object], base: Path) -> Given:
@@ -63,6 +70,9 @@ def _sd_scripts(content: Mapping[str, object], base: Path) -> Given:
         "network" in named or bool({"network_module", "network_dim"} & set(options)) or not options.keys() - of_folders
     )
     method = "tokens" if "token_string" in options else "lora" if is_lora else "full"
+    family = str(options.get("network_module", "")).partition("networks.lora_")[2]
+    if family and not named:  # defaults differ by script
+        options["script"] = f"{family}_train_network.py"
     return Given(table("sd_scripts"), options, (*folders, *more), method, tuple(notes), names=names)
 
 
@@ -136,7 +146,13 @@ def _one_trainer(content: Mapping[str, object], base: Path) -> Given:
 
 
 def _ai_toolkit(content: Mapping[str, Any], base: Path) -> Given:
-    config = content["config"]
+    config = _named(content["config"], str(content["config"].get("name", "")))
+    job = spelled_value(content.get("job", ""))
+    if job in NOT_TRAINING:
+        raise ValueError(
+            f"import: its job is {job}, which does not train; got it of ai-toolkit, expected extension or train. Use "
+            f"{NOT_TRAINING[job]}."
+        )
     process = dict(config["process"][0])
     datasets = process.pop("datasets", None) or []
     folders = [
@@ -163,6 +179,17 @@ def _ai_toolkit(content: Mapping[str, Any], base: Path) -> Given:
     method = "lora" if process.get("network") else "full"
     given = Given(table("ai_toolkit"), {"name": config.get("name"), **options}, tuple(folders), method, tuple(notes))
     return replace(given, own=own)
+
+
+def _named(value: Any, name: str) -> Any:
+    """Replace [name] in all texts of a config, as ai-toolkit does."""
+    if isinstance(value, str):
+        return value.replace("[name]", name) if name else value
+    if isinstance(value, list):
+        return [_named(each, name) for each in cast(list[object], value)]
+    if isinstance(value, Mapping):
+        return {key: _named(each, name) for key, each in cast(Mapping[str, object], value).items()}
+    return value
 
 
 def _simple_tuner(content: Mapping[str, object], base: Path) -> Given:

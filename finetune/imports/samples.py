@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune.config.trainers.tables import spelled_value
+from finetune.data.captions.names import TEXT_SUFFIXES
 from finetune.data.folder_repeats import repeats_in_name
 from finetune.imports.given import Folder, Given
 
@@ -18,6 +19,14 @@ def images_in(path: str) -> list[str]:
 
     names = visible_files(path, Findings())
     return [name for name in names if posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+
+
+def caption_files(path: str) -> list[str]:
+    """List text files of a folder, with its subfolders."""
+    place = Path(path)
+    if not place.is_dir():
+        return []
+    return sorted(each.name for each in place.rglob("*") if each.suffix.lower() in TEXT_SUFFIXES)
 
 
 def num_in_pass(path: str) -> int:

@@ -4,9 +4,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.config.optim import OPTIMIZERS
 from finetune.config.parse.command_line import flat_types, parse
 from finetune.config.parse.recipe_options import RECIPES
+from finetune.imports.consequences import drop_unset_variables, put_consequences
 from finetune.imports.folder_notes import notes_on_folders
 from finetune.imports.folders import of_class_images, put_several, without_folder_options
 from finetune.imports.given import FULL, LORA, SUBJECT, TOKENS, Folder, Given, class_prompt
@@ -20,7 +20,7 @@ PLACES = {"model.source": "MODEL", "data.folder": "IMAGES", "output.folder": "OU
 NEEDED = {
     LORA: {},
     FULL: {},
-    TOKENS: {"tokens.names": "<NAME>"},
+    TOKENS: {"tokens.names": "<name>"},
     SUBJECT: {"instance.prompt": "a photo of sks dog", "prior.prompt": "a photo of a dog"},
 }
 """What a recipe needs besides, with an example."""
@@ -41,13 +41,12 @@ def settled(given: Given) -> tuple[Translation, dict[str, str]]:
         found.put({key: value}, "training_folder, name", f"training_folder, name {value}")
     if given.recipe == SUBJECT:
         _put_subject(found, given)
-    _put_consequences(found, given)
+    put_consequences(found, given)
     found.same += replaced
     found.absent += [*kept, *notes, *notes_on_folders(given), *given.notes]
+    drop_unset_variables(found)
     _drop_foreign(found, given)
-    needed = _needed(found, given)
-    _drop_refused(found, given, needed)
-    return found, needed
+    return found, _without_refused(found, given)
 
 
 def _put_folders(found: Translation, given: Given) -> None:
@@ -81,39 +80,6 @@ def _put_subject(found: Translation, given: Given) -> None:
         )
 
 
-def _put_consequences(found: Translation, given: Given) -> None:
-    """Set what follows from other options, and say what numbers mean."""
-    settings = found.settings
-    if settings.get("train.text_encoder") is True:
-        settings["cache.text"], found.origins["cache.text"] = False, "the text encoder is trained"
-    name = settings.get("optim.name")
-    if name in OPTIMIZERS and OPTIMIZERS[str(name)].finds_lr and (_number(settings.get("optim.lr")) or 0) < 0.1:
-        given_rate = shown(settings.get("optim.lr", "none"))
-        settings["optim.lr"], found.origins["optim.lr"] = 1.0, f"{name} finds the rate"
-        found.differs.append(
-            f"optim.lr {given_rate}: {name} finds the rate itself, and optim.lr multiplies it; 1 is taken."
-        )
-    rank, alpha = _number(settings.get("lora.rank")), _number(settings.get("lora.alpha"))
-    if given.method == "lora" and rank and alpha and rank != alpha:
-        found.differs.append(
-            f"lora.alpha {alpha:g} with lora.rank {rank:g}: updates are scaled by {alpha / rank:g} "
-            "there and here, so optim.lr means the same. Rates of our presets are for a scale of 1."
-        )
-    if "train.batch_size" in settings:
-        found.differs.append(
-            f"train.batch_size {shown(settings['train.batch_size'])} is per process: with several a step sees that "
-            "many images times the processes, and train.steps counts updates of the weights."
-        )
-
-
-def _number(value: object) -> float | None:
-    """Return a number; none for text that our parser refuses later."""
-    try:
-        return float(str(value))
-    except ValueError:
-        return None
-
-
 def _drop_foreign(found: Translation, given: Given) -> None:
     """Drop options that the recipe does not have."""
     known = flat_types(RECIPES[given.recipe])
@@ -141,17 +107,19 @@ def _needed(found: Translation, given: Given) -> dict[str, str]:
     return needed
 
 
-def _drop_refused(found: Translation, given: Given, needed: dict[str, str]) -> None:
-    """Drop what our parser refuses, with its words. Raises ValueError where something else is wrong."""
+def _without_refused(found: Translation, given: Given) -> dict[str, str]:
+    """Drop what our parser refuses, with its words. Return what is needed then. Raises ValueError where something else
+    is wrong."""
     kind = RECIPES[given.recipe]
-    flags = [part for key, text in needed.items() for part in (f"--{key}", text)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "imported.yaml"
         while True:
+            needed = _needed(found, given)
+            flags = [part for key, text in needed.items() for part in (f"--{key}", text)]
             path.write_text(yaml_text(found, given, ()), encoding="utf-8")
             try:
                 parse(kind, ["--config", str(path), *flags], program=given.recipe)
-                return
+                return needed
             except ValueError as error:
                 problems = str(error).splitlines()
             dropped = False

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 from finetune.config.checks import SECRET_PATTERN
 from finetune.config.parse.convert import entry_text
+from finetune.config.trainers.shell_lists import CONDITIONAL
 from finetune.config.trainers.tables import LAUNCH, Row, is_off, matches, spelled_value
 from finetune.config.trainers.values import DEFERRED, HANDLED, NoCounterpartError, convert_value, remark
 from finetune.imports.given import Given
 
 NOT_NEEDED = "not needed."
+OF_DEFAULT = ", its default there"
 SECRET_NAME = re.compile(r"token$|secret|password|api_key|access_key", re.IGNORECASE)
 PRECISIONS = {
     **dict.fromkeys(("bf16", "bfloat16", "bfloat_16"), "bf16"),
@@ -49,18 +51,21 @@ class Translation:
             self.idle.append(key)
             return
         ours = ", ".join(f"{name} {shown(value)}" for name, value in found.items())
-        line = f"{text} -> {ours}{', its default there' if is_default else ''}"
+        line = f"{text} -> {ours}{OF_DEFAULT if is_default else ''}"
         (self.differs if differs else self.same).append(f"{line}: {differs}" if differs else line)
 
 
 def translate(given: Given) -> Translation:
     """Apply the trainer's table to its options, then to its defaults."""
     found = Translation()
-    is_flow = any(matches(given.options, key, values) for key, values in given.table.flow.items())
+    is_flow = is_flow_matching(given)
     for key, value in given.options.items():
         rows = given.table.rows(key)
-        if not rows:
+        if key == CONDITIONAL:
+            found.absent.append(f"{value}: the file's conditions are not evaluated. Give ours where they hold.")
+        elif not rows:
             found.unknown.append(f"{key} {hidden(key, value)}")
+        if not rows:
             continue
         row = next((row for row in rows if fits(row, given, is_flow)), None)
         if row is None or value in (None, ""):
@@ -70,7 +75,7 @@ def translate(given: Given) -> Translation:
     for key, row in _defaults(given, is_flow):
         if isinstance(row.default, Mapping):
             new = {ours: value for ours, value in row.default.items() if ours not in found.settings}
-            found.put(new, key, f"{key} not given", is_default=True)
+            found.put(new, key, f"{key} not given", row.differs, is_default=True)
         elif row.to not in found.settings and not any(each.to == row.to for _, each, _ in found.deferred):
             _take(found, key, row, row.default, is_default=True)
     given_words = set(given.options)
@@ -78,6 +83,11 @@ def translate(given: Given) -> Translation:
         if not given_words & {word.strip() for word in theirs.split(",")}:
             found.differs.append(f"{theirs} not given: the default depends on the script; that of {ours} is used.")
     return found
+
+
+def is_flow_matching(given: Given) -> bool:
+    """Tell if their options name a model of flow matching."""
+    return any(matches(given.options, key, values) for key, values in given.table.flow.items())
 
 
 def fits(row: Row, given: Given, is_flow: bool) -> bool:
@@ -94,7 +104,9 @@ def _defaults(given: Given, is_flow: bool) -> Iterator[tuple[str, Row]]:
     """Yield the rows of missing options that have defaults of their own."""
     for key, rows in given.table.options.items():
         if key not in given.options:
-            yield from ((key, row) for row in rows if row.default is not None and fits(row, given, is_flow))
+            row = next((row for row in rows if fits(row, given, is_flow)), None)
+            if row is not None and row.default is not None:
+                yield key, row
 
 
 def _take(found: Translation, key: str, row: Row, value: object, is_default: bool = False) -> None:
@@ -103,33 +115,36 @@ def _take(found: Translation, key: str, row: Row, value: object, is_default: boo
     if row.conversion == HANDLED:
         return
     if row.launch is not None:
-        _launched(found, key, row.launch, value)
+        _launched(found, key, row.launch, value, is_default)
     elif row.conversion in DEFERRED:
         found.deferred.append((key, row, value))
     elif row.to is None and row.values is None and row.conversion == "":
         if is_off(value) or row.none == NOT_NEEDED:
             found.idle.append(key)
         else:
-            found.absent.append(f"{text}: {row.none}")
+            found.absent.append(f"{text}{OF_DEFAULT if is_default else ''}: {row.none}")
     else:
         try:
-            differs = row.differs or row.differs_for.get(spelled_value(value), "") or remark(row, value)
-            found.put(convert_value(row, value, found.settings), key, text, differs, is_default)
+            ours = convert_value(row, value, found.settings)
+            of_value = row.differs_for.get(spelled_value(value), "")
+            differs = of_value or ("" if all(map(is_off, ours.values())) else row.differs) or remark(row, value)
+            found.put(ours, key, text, differs, is_default)
         except NoCounterpartError as error:
             if is_off(value):
                 found.idle.append(key)
             else:
-                found.absent.append(f"{text}: {error}{'' if row.to is None else f' {row.to} keeps its default.'}")
+                kept = "" if row.to is None else f" {row.to} keeps its default."
+                found.absent.append(f"{text}{OF_DEFAULT if is_default else ''}: {error}{kept}")
 
 
-def _launched(found: Translation, key: str, option: str, value: object) -> None:
+def _launched(found: Translation, key: str, option: str, value: object, is_default: bool) -> None:
     """Translate an option that is the launcher's here."""
     text = PRECISIONS.get(str(value).lower()) if option == "mixed_precision" else str(value)
     if text is None:
         found.absent.append(f"{key} {value}: mixed precision is no, fp16 or bf16, an option of accelerate {LAUNCH}.")
         return
     found.launch[option] = text
-    found.same.append(f"{key} {value} -> accelerate {LAUNCH} --{option} {text}")
+    found.same.append(f"{key} {value} -> accelerate {LAUNCH} --{option} {text}{OF_DEFAULT if is_default else ''}")
 
 
 def alike(one: object, other: object) -> bool:

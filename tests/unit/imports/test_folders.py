@@ -203,8 +203,8 @@ def test_placeholders_in_prompts_of_previews_become_the_trigger(tmp_path: Path) 
     datasets: list[dict[str, object]] = [{"folder_path": "a"}]
     theirs = ai_toolkit(datasets, trigger_word="zkw", sample={"prompts": ["[trigger] in a cafe", "a [name], inked"]})
     config, text = written(theirs, tmp_path / "ai.json")
-    assert config["preview"]["prompts"] == ["zkw in a cafe", "a zkw, inked"]
-    assert "sample.prompts: [trigger] and [name] are zkw, as there" in text
+    assert config["preview"]["prompts"] == ["zkw in a cafe", "a x, inked"]  # [name] is the config's, everywhere
+    assert "sample.prompts: [trigger] is zkw, as there" in text
     theirs = ai_toolkit(datasets, sample={"samples": [{"prompt": "[trigger] in a cafe", "width": 512}]})
     config, text = written(theirs, tmp_path / "without.json")
     assert config["preview"]["prompts"] == ["[trigger] in a cafe --w 512"]
