@@ -16,10 +16,32 @@ SYNTAX: Mapping[str, re.Pattern[str]] = {
     "an escaped sign such as \\(": re.compile(r"\\[()\[\]{}]"),
     "a placeholder such as [trigger]": re.compile(
         r"\[(?:trigger(?: ?word)?|name|filewords|subject|token|concept|instance|class|caption|prompt|style)\]"
-        r"|\{(?:trigger|name|token|subject|prompt|instance_token|class_token)\}",
+        r"|\{(?:trigger|name|token|subject|prompt|instance_token|class_token)\}|(?<!\w)%[a-z_]\w*%(?!\w)|\$\{[^{}]*\}",
         re.IGNORECASE,
     ),
     "a weighted word such as (word:1.2)": re.compile(r"\([^()]*[^\W\d][)\]]*\s*:\s*\d*\.?\d+\)|\(\([^()]+\)\)"),
+    "a weighted word such as word++": re.compile(
+        r"(?<!\w)(?!c\+\+)[^\W\d_]\w*(?:\+{2,}(?![\w+])|-{2,}(?=\s*(?:[,.)]|$)))"
+        r"|\([^()]*[^\W\d][^()]*\)(?:\d*\.\d+|\++|-+(?=\s*(?:[,.)]|$)))",
+        re.IGNORECASE,
+    ),
+    "a weighted word such as {word} or [[word]]": re.compile(
+        r"(?<!\$)\{(?!\s*(?:caption|trigger|name|token|subject|prompt|instance_token|class_token)?\s*\})[^{}|]+\}"
+        r"|\[\[[^\[\]|:]+\]\]"
+    ),
+    "a weighted part such as word::2": re.compile(
+        r"(?<![\w.])-?\d+(?:\.\d+)?::[^:\[\]{}|]+::|[^\W\d_]\s*::\s*-?\d+(?:\.\d+)?(?=[\s,]|$)"
+    ),
+    "parts joined by AND": re.compile(
+        r"(?<=[^\sA-Z])\s+AND\s+(?=[^\sA-Z]|[A-Z](?![A-Z\s]))|[\"')]\s*\)?\.(?:and|blend|swap)\("
+    ),
+    "an embedding such as embedding:name": re.compile(r"(?<![\w:<])embedding:[\w.\\/-]+", re.IGNORECASE),
+    "a sign of a language model such as <|im_end|>": re.compile(
+        r"<\|[a-z_]+\|>|</s>|<image>|\[/?INST\]", re.IGNORECASE
+    ),
+    "markup such as </p> or &amp;": re.compile(
+        r"</(?!s>)[a-z]\w*>|<br\s*/?>|&(?:amp|quot|lt|gt|nbsp|apos|#\d+|#x[0-9a-f]+);", re.IGNORECASE
+    ),
     "a network such as <lora:name:1>": re.compile(
         r"<(?:lora|lyco|lycoris|loha|hypernet|embedding):[^<>]*>", re.IGNORECASE
     ),
@@ -36,7 +58,7 @@ ADVICE = {
     "[trigger]": "; --data.trigger WORDS of a recipe replaces [trigger] and [name]",
 }
 """What to do about syntax in captions, by a part of its description."""
-SIGNS = re.compile(r"[{\[(<_\\-]|BREAK|Negative|Steps:")
+SIGNS = re.compile(r"[{\[(<_\\%-]|BREAK|Negative|Steps:|AND|::|\+\+|embedding:|&|\.(?:and|blend|swap)\(", re.IGNORECASE)
 """Texts without these characters have no such syntax."""
 PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?/\S+", re.IGNORECASE)
 

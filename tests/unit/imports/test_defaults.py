@@ -53,7 +53,7 @@ def test_a_rank_that_makes_every_factor_full_has_a_scale_of_one(tmp_path: Path) 
     assert "full at that rank have a scale of 1 there" in text
     concept: dict[str, object] = {"path": "a"}
     lokr: dict[str, object] = {"peft_type": "LOKR", "lokr_full_matrix": True}
-    assert written(one_trainer(concept, **lokr), tmp_path / "ot.json")[0]["lora"]["rank"] == 10000
+    assert written(one_trainer(concept, **lokr), tmp_path / "one.json")[0]["lora"]["rank"] == 10000
 
 
 def test_an_average_without_a_decay_has_the_trainers_own(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_an_average_without_a_decay_has_the_trainers_own(tmp_path: Path) -> None
     config, _ = simple_tuner([], tmp_path / "st.json", use_ema=True, offset_noise=True)
     assert config["train"]["ema_decay"] == 0.995 and config["train"]["ema_device"] == "cpu"
     assert config["loss"]["offset_noise"] == 0.1
-    assert written(one_trainer({"path": "a"}, ema="CPU"), tmp_path / "ot.json")[0]["train"]["ema_decay"] == 0.999
+    assert written(one_trainer({"path": "a"}, ema="CPU"), tmp_path / "one.json")[0]["train"]["ema_decay"] == 0.999
 
 
 def test_optimizers_keep_the_decay_and_betas_that_they_have_there(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_optimizers_keep_the_decay_and_betas_that_they_have_there(tmp_path: Path
         words = f"train_network.py --network_dim 4 --optimizer_type {name}"
         optim = command(words, tmp_path / f"sd_{name}")[0]["optim"]
         assert (optim.get("weight_decay"), optim.get("beta2")) == (decay, beta2), name
-    optim = written(one_trainer({"path": "a"}, optimizer={"optimizer": "ADAFACTOR"}), tmp_path / "ot.json")[0]["optim"]
+    optim = written(one_trainer({"path": "a"}, optimizer={"optimizer": "ADAFACTOR"}), tmp_path / "one.json")[0]["optim"]
     assert optim["weight_decay"] == 0
     given = command('train_network.py --optimizer_type Prodigy --optimizer_args "weight_decay=0.1"', tmp_path / "given")
     assert given[0]["optim"]["weight_decay"] == 0.1
@@ -133,7 +133,7 @@ def test_cut_images_of_simple_tuner_are_squares_by_default(tmp_path: Path) -> No
 def test_numbers_of_one_trainer_that_are_not_saved(tmp_path: Path) -> None:
     concept: dict[str, object] = {"path": "a", "text": {"enable_tag_shuffling": True}}
     options: dict[str, object] = {"loss_weight_fn": "P2", "masked_training": True, "timestep_distribution": "SIGMOID"}
-    config, text = written(one_trainer(concept, **options), tmp_path / "ot.json")
+    config, text = written(one_trainer(concept, **options), tmp_path / "one.json")
     assert config["data"]["keep_tags"] == 1 and config["loss"] == {"weighting": "p2", "p2_gamma": 5}
     assert config["train"]["gradient_checkpointing"] is True and "--mixed_precision fp16" in text
     assert "unmasked_probability 0.1, its default there" in text and "timestep_distribution SIGMOID: " in text
