@@ -4,6 +4,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+HTML = re.compile(
+    r"</(?!s>)[a-z]\w*>|<(?:p|br|b|i|u|em|strong|span|div|font|a|ul|ol|li|h[1-6])(?:\s[^<>]*)?/?>"
+    r"|&(?:amp|quot|lt|gt|nbsp|apos|#\d+|#x[0-9a-f]+);",
+    re.IGNORECASE,
+)
 SYNTAX: Mapping[str, re.Pattern[str]] = {
     "a wildcard such as {red|blue}": re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__\w[\w/*-]*?__(?!\w)"),
     "a wildcard such as <wildcard:color>": re.compile(
@@ -39,9 +44,7 @@ SYNTAX: Mapping[str, re.Pattern[str]] = {
     "a sign of a language model such as <|im_end|>": re.compile(
         r"<\|[a-z_]+\|>|</s>|<image>|\[/?INST\]", re.IGNORECASE
     ),
-    "markup such as </p> or &amp;": re.compile(
-        r"</(?!s>)[a-z]\w*>|<br\s*/?>|&(?:amp|quot|lt|gt|nbsp|apos|#\d+|#x[0-9a-f]+);", re.IGNORECASE
-    ),
+    "markup such as </p> or &amp;": HTML,
     "a network such as <lora:name:1>": re.compile(
         r"<(?:lora|lyco|lycoris|loha|hypernet|embedding):[^<>]*>", re.IGNORECASE
     ),
@@ -55,6 +58,7 @@ ADVICE = {
     "{red|blue}": EXPANDED,
     "(word:1.2)": EXPANDED,
     "\\(": EXPANDED,
+    "markup": EXPANDED,
     "[trigger]": "; --data.trigger WORDS of a recipe replaces [trigger] and [name]",
 }
 """What to do about syntax in captions, by a part of its description."""

@@ -15,7 +15,7 @@ from datasets_prep.lint.words import contradictions, style_words
 from datasets_prep.records import LintMark
 from datasets_prep.vision.loading import OF_OTHER_FILES
 from finetune.plurals import plural
-from finetune.prompt_syntax import syntax_in
+from finetune.prompt_syntax import HTML, syntax_in
 
 MOST_DETAILS = 30
 """Marks of one kind; one more mark covers the rest."""
@@ -129,8 +129,9 @@ def _marks(source: str, captions: Sequence[str], config: LintConfig, trigger: st
         elif ADDRESS.search(text):
             yield "web address", ""
         for name, piece in syntax_in(text):
-            yield SYNTAX_KIND, f"{name}: {piece[:60]}"
-        if MARKUP.search(text) or SPECIAL.search(text):
+            if not name.startswith("markup"):
+                yield SYNTAX_KIND, f"{name}: {piece[:60]}"
+        if MARKUP.search(text) or HTML.search(text) or SPECIAL.search(text):
             yield "markup", ""
         if opening := OPENING.match(text) or INTRODUCTION.match(text):
             yield "talks of the image itself", opening.group().strip().lower()

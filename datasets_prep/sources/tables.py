@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from datasets_prep.captions.own import is_mask_name, warn_of_errors
 from datasets_prep.records import Item, Listing, Rejected
 from datasets_prep.sources.folder import sorted_listing
 from datasets_prep.sources.scan import stamp_of
+from finetune.data.captions.columns import caption_column_of, chosen_column, likely_columns, missing_column
 from finetune.data.captions.names import split_name
 from finetune.data.captions.reading import is_unicode, usable_texts
 from finetune.data.captions.telling import texts_within
+from finetune.data.captions.text import is_written_list
 from finetune.data.listing import NOT_TEXT, Entry, Findings, described, read_entry
 from finetune.data.parquet import MASK_COLUMN
 from finetune.data.visible_files import MASK_SUFFIX
@@ -187,7 +189,8 @@ def row_entry(
     if caption_column in labels and isinstance(caption, int) and 0 <= caption < len(labels[caption_column]):
         caption = labels[caption_column][caption]
     captions = usable_texts([caption, row.get("captions_alt")], name, findings)
-    if not captions and isinstance(caption, Mapping) and any(each.strip() for each in texts_within(caption)):
+    is_object = isinstance(caption, Mapping) and any(each.strip() for each in texts_within(caption))
+    if not captions and (is_object or (isinstance(caption, str) and is_written_list(caption))):
         findings.error(f"{NOT_TEXT} (--caption_column)", f"{name} ({described(caption)})")
     found = Findings()
     entry = read_entry(name, tuple(captions), row, found)
@@ -203,28 +206,17 @@ def _row_of(source: str, stems: Iterable[str]) -> tuple[str, int]:
 
 
 def captioned_columns(names: Sequence[str], caption_column: str, place: str, findings: Findings) -> list[str]:
-    """List the columns to read beside the images. Raises ValueError where the named caption column is missing."""
-    wanted, caption_column = caption_column, caption_column_of(names, caption_column)
-    if caption_column != wanted:
-        findings.warn(f"tables without the column {wanted}, of which another is read", f"{place} ({caption_column})")
+    """List the columns to read beside the images. Raises ValueError where the named caption column is missing,
+    and where others may have the captions."""
+    caption_column = chosen_column(names, caption_column, place, findings)
     if caption_column not in names:
-        if caption_column != "text":
-            raise ValueError(
-                f"caption_column: {caption_column!r} is not a column of {place}, whose columns are {', '.join(names)}. "
-                "Set caption_column to the one with the captions."
-            )
+        if caption_column != "text" or likely_columns(names):
+            raise ValueError(missing_column("caption_column", caption_column, place, names))
         findings.warn(
             "tables without the column text; set caption_column where another one holds captions",
             f"{place} ({', '.join(names)})",
         )
     return [name for name in (caption_column, *EXTRA_COLUMNS) if name in names]
-
-
-def caption_column_of(there: Container[str], wanted: str) -> str:
-    """Choose the caption column. It is caption or captions where the usual text is missing."""
-    if wanted == "text" and "text" not in there:
-        return next((column for column in ("caption", "captions") if column in there), wanted)
-    return wanted
 
 
 def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

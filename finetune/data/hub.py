@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from finetune.data.captions.columns import chosen_column, missing_column
 from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.visible_files import is_saved_dataset
 from finetune.plurals import first_line
@@ -78,13 +79,12 @@ def read_rows(
     rows = open_rows(location, findings=findings)
     if SAMPLE_KEY in rows.column_names:
         image_column, caption_column = sample_columns(rows, image_column, caption_column)
+    if captions == "listed":
+        caption_column = chosen_column(rows.column_names, caption_column, location, findings)
     needed = {"image_column": image_column} | ({} if captions == "none" else {"caption_column": caption_column})
     for option, column in needed.items():
         if column not in rows.column_names:
-            raise ValueError(
-                f"data.{option}: {column!r} is not a column of {location}, whose columns are "
-                f"{', '.join(rows.column_names)}. Set data.{option} to one of them."
-            )
+            raise ValueError(missing_column(f"data.{option}", column, location, rows.column_names))
     if isinstance(rows.features[image_column], datasets.Image):
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     entries = []

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeGuard
 
-from finetune.data.captions.text import TAG_WORDS, has_words, is_unicode
+from finetune.data.captions.text import TAG_WORDS, has_words, is_unicode, is_written_list
 from finetune.plurals import NUM_SHOWN, first_few
 
 LEAST_TAGS = 3
@@ -113,11 +113,8 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
     for item in flat:
         if item is None:
             continue
-        if not isinstance(item, str):
-            findings.error(
-                NOT_TEXT,
-                f"{where} ({described(item)})",
-            )
+        if not isinstance(item, str) or is_written_list(item):
+            findings.error(NOT_TEXT, f"{where} ({described(item)})")
             return ()
         if "\0" in item or not is_unicode(item):
             findings.error("captions with NUL or broken Unicode", where)
@@ -134,7 +131,9 @@ def read_captions(values: list[object], where: str, findings: Findings) -> tuple
 
 
 def described(value: object) -> str:
-    """Describe a value that is not text. An object has keys."""
+    """Describe a value that is not a caption. An object has keys."""
+    if isinstance(value, str):
+        return f"a list or an object written as text: {value.strip()[:40]}"
     if not isinstance(value, Mapping):
         return type(value).__name__
     return f"an object with {first_few([str(key) for key in value]) or 'nothing'}"

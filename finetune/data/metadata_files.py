@@ -4,8 +4,9 @@ import csv
 import io
 import posixpath
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from finetune.data.captions.columns import caption_column_of, chosen_column, missing_column
 from finetune.data.captions.names import folded
 from finetune.data.captions.reading import CaptionReading, UnreadableTextError, read_text
 from finetune.data.captions.tables import NAME_FIELDS, delimiter_of
@@ -43,18 +44,11 @@ def read_listing(
         if name in entries:
             findings.error("file names that are listed twice", f"{name} (again in line {line})")
             continue
-        texts = [row.get(_caption_column(row, reading.column)), row.get("captions_alt")]
+        texts = [row.get(caption_column_of(row, reading.column)), row.get("captions_alt")]
         entries[name] = read_entry(name, read_captions(texts, name, findings), row, findings)
-    column = _caption_column(columns, reading.column)
+    column = chosen_column(columns, reading.column, listing, findings)
     if columns and column not in columns and "captions_alt" not in columns:
-        raise ValueError(
-            f"{reading.column_option}: {column!r} is not a column of {shown}/{listing}, whose columns are "
-            f"{', '.join(columns)}. Set {reading.column_option} to the one with the captions."
-        )
-    if column != reading.column:
-        findings.warn(
-            f"listings without the column {reading.column}, of which another is read", f"{listing} ({column})"
-        )
+        raise ValueError(missing_column(reading.column_option, column, f"{shown}/{listing}", columns))
     if not entries:
         findings.raise_errors(f"data.folder: {shown}/{listing} lists no usable image:", "Correct it and run again.")
         raise ValueError(f"data.folder: {shown}/{listing} is empty, expected one image per line. Write it again.")
@@ -89,12 +83,6 @@ def _listed_name(row: Mapping[str, object], line: int, findings: Findings) -> st
         findings.error("file names that lead out of the folder (absolute, .. or an address)", f"line {line}: {name}")
         return None
     return name
-
-
-def _caption_column(there: Container[str], wanted: str) -> str:
-    if wanted == "text" and "text" not in there:
-        return next((column for column in ("caption", "captions") if column in there), wanted)
-    return wanted
 
 
 def _escapes(name: str) -> bool:

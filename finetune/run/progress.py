@@ -33,20 +33,23 @@ class ProgressLine:
         left = self.seconds_left(step, time.perf_counter() - self._begun)
         if not self._is_terminal:
             validation = f", validation {row['validation/loss']:.4f}" if "validation/loss" in row else ""
-            ending = f", {duration(left)} left" if step < self._steps else ""
+            ending = f", {duration(left)} left" if left is not None else ""
             print(
                 f"step {step}/{self._steps}: loss {row['loss']:.4f}{validation}, lr {row['lr']:.3g}, "
                 f"{row['images_per_second']:.3g} images/s, pass {passes}{ending}",
                 flush=True,
             )
-        if not self._end_is_said and step < self._steps:
+        if not self._end_is_said and left is not None:
             self._end_is_said = True
             end = datetime.now() + timedelta(seconds=left)
             print(f"Estimated end: {end:%Y-%m-%d %H:%M}, {duration(left)} from now.", flush=True)
 
-    def seconds_left(self, step: int, elapsed: float) -> float:
-        """Return the time that is left at the pace so far. Previews and validation count."""
-        return elapsed / max(1, step - self._first) * (self._steps - step)
+    def seconds_left(self, step: int, elapsed: float) -> float | None:
+        """Return the time that is left at the pace so far. Previews and validation count. None before the first step of
+        this start, as the pace is not known, and after the last."""
+        if not self._first < step < self._steps:
+            return None
+        return elapsed / (step - self._first) * (self._steps - step)
 
 
 @contextmanager

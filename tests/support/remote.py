@@ -91,12 +91,18 @@ def tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def table(
-    images: Mapping[str, bytes], captions: Sequence[str], *, prepared: bool = False, group: int = 4, **options: object
+    images: Mapping[str, bytes],
+    captions: Sequence[str],
+    *,
+    prepared: bool = False,
+    group: int = 4,
+    column: str = "text",
+    **options: object,
 ) -> bytes:
     """Write images as a Parquet table, of `datasets` or of preparation. A row group has `group` of them."""
     rows: list[dict[str, object]] = []
     for (name, data), caption in zip(images.items(), captions, strict=True):
-        row: dict[str, object] = {"image": {"bytes": data, "path": name}, "text": caption}
+        row: dict[str, object] = {"image": {"bytes": data, "path": name}, column: caption}
         if prepared:
             width, height = Image.open(io.BytesIO(data)).size
             sha256 = hashlib.sha256(data).hexdigest()

@@ -111,7 +111,8 @@ def given_texts(
     """Return the options of `--config FILE` and flags, and the problems. Keys may be unknown."""
     given, found = read_flags(arguments, types_by_key)
     for key in [key for key, texts in given.items() if not all(map(_is_utf8, [key, *texts]))]:
-        found.append(f"{ascii(key)[1:-1]}: got {' '.join(given.pop(key))!a}, expected text in UTF-8. Rename it.")
+        advice = "Write it into the file of --config, which is UTF-8, or rename the file or folder that it names."
+        found.append(f"{ascii(key)[1:-1]}: got {' '.join(given.pop(key))!a}, expected text in UTF-8. {advice}")
     sources = given.pop("config", None)
     if sources is not None and len(sources) == 1:
         try:

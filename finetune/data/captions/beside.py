@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from finetune.data.captions.found import FoundCaptions, note_other, note_second
+from finetune.data.captions.found import DETECTED, FoundCaptions, note_other, note_second
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, split_name
 from finetune.data.captions.ratings import note_ratings, without_ratings
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
 from finetune.data.captions.tables import NotUnderstood, caption_values, is_rated, parsed_json
-from finetune.data.captions.telling import why_no_text
-from finetune.data.captions.text import caption_text, in_fence
+from finetune.data.captions.telling import has_boxes, why_no_text
+from finetune.data.captions.text import TIMES, caption_text, in_fence, is_written_list
 from finetune.data.listing import Findings
 
 JSON_STARTS = ("{", "[", '"')
@@ -73,12 +73,16 @@ def _texts(
             findings.warn(f"text files that contain JSON, {outcome}", name)
             return without_ratings(usable_texts(values, name, findings), name, reading, findings)
     content = caption_text(text)
+    if TIMES.search(text) or any(map(is_written_list, content.lines)):
+        why = "it has the times of subtitles" if TIMES.search(text) else "it is a list or an object written as text"
+        found.puzzling[name] = why, owners
+        return []
     content = replace(content, lines=tuple(without_ratings(content.lines, name, reading, findings)))
     if split_name(name)[1] == CLASS_SUFFIX and all(line.isdecimal() for line in content.lines):
         findings.warn("numbers of classes, which are not captions", name)
         return []
     if content.is_boxes:
-        findings.warn("text files with the boxes of an object detector, which are not captions", name)
+        findings.warn(DETECTED, name)
     if content.has_wordless:
         findings.warn("caption files with lines that have no word, such as ., or nan, which are not used", name)
     if content.has_parameters:
@@ -119,6 +123,8 @@ def _json_texts(
         found.puzzling[name] = why, owners
         return None
     if values is None:
+        if has_boxes(text):
+            findings.warn(DETECTED, name)
         return None
     texts = without_ratings(usable_texts(values, name, findings), name, reading, findings)
     if values and is_rated(content) and not reading.keeps_rating:

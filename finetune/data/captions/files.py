@@ -10,15 +10,18 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from finetune.data.captions.beside import read_beside
-from finetune.data.captions.found import FoundCaptions
+from finetune.data.captions.found import DETECTED, FoundCaptions
 from finetune.data.captions.listed import read_table
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, ImageNames, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text
-from finetune.data.captions.telling import telling_element
+from finetune.data.captions.telling import has_boxes, telling_element
 from finetune.data.listing import Findings
 
 TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt")
-UNREAD_TEXT_SUFFIXES = (".yaml", ".yml", ".toml", ".md", ".rtf", ".docx", ".cap", ".desc", ".description", ".tag")
+UNREAD_TEXT_SUFFIXES = (
+    ".yaml", ".yml", ".toml", ".md", ".rtf", ".docx", ".cap", ".desc", ".description", ".tag", ".srt", ".vtt", ".sub",
+    ".sbv", ".ass", ".ssa", ".lrc",
+)  # fmt: skip
 """Files beside an image that may hold its caption in a form that is not read."""
 MARKUP_SUFFIXES = (".xmp", ".xml", ".html", ".htm")
 """Files beside an image that are looked into for an element such as a description."""
@@ -58,7 +61,7 @@ def read_caption_files(
         else:
             orphans.append(name)
     read_beside(read, beside, reading, findings, found)
-    _note_unread(read, names, is_image, images, found)
+    _note_unread(read, names, is_image, images, findings, found)
     for name in orphans:
         read_table(read, name, images, reading, findings, found)
     apart = texts_apart([name for name in orphans if name not in found.used], images, found)
@@ -74,7 +77,12 @@ def read_caption_files(
 
 
 def _note_unread(
-    read: Read, names: Sequence[str], is_image: Callable[[str], bool], images: ImageNames, found: FoundCaptions
+    read: Read,
+    names: Sequence[str],
+    is_image: Callable[[str], bool],
+    images: ImageNames,
+    findings: Findings,
+    found: FoundCaptions,
 ) -> None:
     """Note files that may have captions in other forms."""
     for name in names:
@@ -85,11 +93,14 @@ def _note_unread(
             found.puzzling[name] = f"a {suffix} beside an image is not read", owners
         elif owners:
             try:
-                element = telling_element(read_text(read, name, Findings()))
+                text = read_text(read, name, Findings())
             except UnreadableTextError as error:
                 found.unusable[name] = str(error), owners
                 continue
-            if element is not None:
+            element = telling_element(text)
+            if element is None and has_boxes(text):
+                findings.warn(DETECTED, name)
+            elif element is not None:
                 found.puzzling[name] = f"a {suffix} beside an image is not read; it has a {element}", owners
         elif suffix in UNREAD_TABLE_SUFFIXES and UNREAD_TABLE_NAME.search(posixpath.basename(name)):
             found.puzzling[name] = f"{suffix} is not read", ()

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.listing import Findings
 
+DETECTED = "files with the boxes of an object detector, which are not captions"
+
 
 @dataclass
 class FoundCaptions:

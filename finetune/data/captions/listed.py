@@ -3,12 +3,12 @@
 import posixpath
 from collections.abc import Sequence
 
-from finetune.data.captions.found import FoundCaptions, note_other
+from finetune.data.captions.found import DETECTED, FoundCaptions, note_other
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES, ImageNames, split_name
 from finetune.data.captions.ratings import without_ratings
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
 from finetune.data.captions.tables import Row, csv_rows, json_lines_rows, json_rows, named_lines, parsed_json
-from finetune.data.captions.telling import TELLING_NAME, why_no_text
+from finetune.data.captions.telling import TELLING_NAME, has_boxes, why_no_text
 from finetune.data.captions.text import has_words
 from finetune.data.listing import Findings
 
@@ -45,6 +45,8 @@ def read_table(
             found.puzzling[name] = f"it names no image that there is, e.g. {rows[0].name}", ()
         return
     if not any(row.values for row, _ in matches):
+        if has_boxes(text):
+            findings.warn(DETECTED, name)
         return
     found.used.add(name)
     if own.warnings:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from finetune.data.captions.rewrite import CaptionEdits
-from finetune.data.captions.text import CaptionLines, decode_text, has_words, is_unicode, looks_misread
+from finetune.data.captions.text import CaptionLines, decode_text, has_words, is_unicode, is_written_list, looks_misread
 from finetune.data.listing import Findings
 
 Read = Callable[[str], bytes]
@@ -89,6 +89,8 @@ def usable_texts(values: Iterable[object], where: str, findings: Findings) -> li
             continue
         if not isinstance(item, str):
             findings.warn("captions that are not text, which are not used", f"{where} ({type(item).__name__})")
+        elif is_written_list(item):
+            findings.warn("captions that are lists or objects written as text, which are not used", where)
         elif "\0" in item or not is_unicode(item):
             findings.warn("captions with NUL or broken Unicode, which are not used", where)
         elif item.strip() and not has_words(item):

@@ -1,12 +1,13 @@
 """Change captions as they are read. This adds words and reads the syntax of other programs."""
 
+import html
 import itertools
 import re
 from dataclasses import dataclass
 
 from finetune.data.captions.text import without_gaps
 from finetune.data.listing import Findings
-from finetune.prompt_syntax import caption_warning, syntax_in
+from finetune.prompt_syntax import HTML, caption_warning, syntax_in
 
 MOST_VARIANTS = 64
 """Of one caption; all are encoded."""
@@ -31,7 +32,7 @@ class CaptionEdits:
     caption: str | None = None
     """One caption instead of the image's own."""
     expand: bool = False
-    """Whether {a|b} becomes two captions, (word:1.2) a word, and an escaped sign itself."""
+    """Whether {a|b} becomes two captions, (word:1.2) a word, an escaped sign itself, and HTML its text."""
     trigger: str | None = None
     """It replaces [trigger] and [name]; captions without these and the trigger begin with it."""
     prefix: str = ""
@@ -80,6 +81,7 @@ def edited_captions(name: str, captions: tuple[str, ...], edits: CaptionEdits, f
 
 def expanded(text: str) -> tuple[str, ...]:
     """Return the captions that a text with choices and weights means. A plain text is its only one."""
+    text = without_gaps(HTML.sub(_shown, text)) if HTML.search(text) else text
     signs = ESCAPED.sub(lambda found: PARENTHESES[found[1]], text)
     plain = signs
     while (shorter := WEIGHTED.sub(lambda found: found[1] or found[2], plain)) != plain:
@@ -91,6 +93,11 @@ def expanded(text: str) -> tuple[str, ...]:
         return (text,)
     unescaped = (without_gaps(_signs_again(variant)) for variant in variants)
     return tuple(dict.fromkeys(variant for variant in unescaped if variant))
+
+
+def _shown(found: re.Match[str]) -> str:
+    """Return the character of an entity, and a space for a tag."""
+    return html.unescape(found[0]).replace("\xa0", " ") if found[0].startswith("&") else " "
 
 
 def _choices(text: str) -> "itertools.chain[str]":

@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from finetune.data.captions.columns import PROMPTS
 from finetune.data.captions.reading import CaptionReading
 from finetune.data.captions.telling import TELLING_FIELD, telling_fields, texts_within
 from finetune.data.captions.text import in_lines
@@ -68,8 +69,8 @@ def caption_values(value: object, reading: CaptionReading) -> list[object] | Non
     tags = next((value[field] for field in (column, *TAG_FIELDS) if field in TAG_FIELDS and field in value), None)
     if tags is not None:
         found.append(with_rating(tags, value, reading))
-    if not found and isinstance(value.get("prompt"), str):
-        found.append(value["prompt"])
+    if not found:
+        found += [value[field] for field in PROMPTS if isinstance(value.get(field), str)]
     if found:
         joined = joined_tags(value, reading) if "tags" in value and TRAINER_FIELDS.issuperset(value) else ""
         return [joined] if joined else found
@@ -153,7 +154,8 @@ def _coco_objects(images: object, annotations: list[object]) -> Iterator[dict[st
     names = {image.get("id"): image.get("file_name") for image in listed}
     for annotation in annotations:
         if isinstance(annotation, Mapping) and annotation.get("image_id") in names:
-            yield {"file_name": names[annotation["image_id"]], "caption": annotation.get("caption")}
+            caption = {"caption": annotation["caption"]} if "caption" in annotation else {}
+            yield {"file_name": names[annotation["image_id"]], **caption}
 
 
 def object_rows(objects: Iterable[object], reading: CaptionReading) -> list[Row]:

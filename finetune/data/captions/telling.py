@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from finetune.data.captions.text import is_written_list
 from finetune.data.listing import described
 
 TELLING_FIELD = re.compile(
@@ -14,14 +15,17 @@ CERTAIN_FIELD = re.compile(r"caption|prompt|conversation|descri|(?:^|_)tags?(?:$
 WORD = re.compile(r"[^\W\d_]{2,}")
 """Captions have two, unlike names, numbers and dates."""
 TELLING_NAME = re.compile(r"caption|prompt|tags?\b|label|annotation|meta", re.IGNORECASE)
+BOX_FIELD = re.compile(r"bbox(?:es)?|bndbox|box(?:es|_2d)?|x_?min|points|polygons?|segmentation|keypoints")
+"""An object detector writes these beside its labels."""
+HAS_BOXES = re.compile(rf"(?<![^\W_])(?:{BOX_FIELD.pattern})(?![^\W_])")
 DEPTH = 6
 """Of nested objects that are looked into."""
 ELEMENT = re.compile(
-    r"<((?!rdf:)(?:[\w-]+:)?(?:\w*caption\w*|description|subject|title|prompt|tags?|keywords?|text|comment))\b[^<>]*"
+    r"<((?!rdf:)(?:[\w-]+:)?(?:\w*caption\w*|description|subject|title|prompt|tags?|keywords?|text|comment|p|body))\b[^<>]*"
     r"(?<!/)>(.*?)</\1\s*>",
     re.IGNORECASE | re.DOTALL,
 )
-"""An element of XML that may have a caption, and its content."""
+"""An element of XML or HTML that may have a caption, and its content."""
 ELEMENT_TAG = re.compile(r"<[^<>]*>")
 
 
@@ -35,11 +39,16 @@ def texts_within(value: object, depth: int = 0) -> Iterator[str]:
 
 
 def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
-    """Yield fields, also nested ones, that seem to contain captions. Their names and the words in them decide."""
+    """Yield fields, also nested ones, that seem to contain captions. Their names and the words in them decide. Labels
+    of an object detector's boxes do not count."""
     if isinstance(value, Mapping) and depth < DEPTH:
+        is_box = any(BOX_FIELD.fullmatch(str(field)) for field in value)
         for field, content in value.items():
-            least = 1 if CERTAIN_FIELD.search(str(field)) else 2
-            if TELLING_FIELD.search(str(field)) and any(
+            is_certain = CERTAIN_FIELD.search(str(field)) is not None
+            least = 1 if is_certain else 2
+            if is_box and not is_certain:
+                yield from telling_fields(content, depth + 1)
+            elif TELLING_FIELD.search(str(field)) and any(
                 len(WORD.findall(text)) >= least for text in texts_within(content)
             ):
                 yield str(field)
@@ -53,11 +62,19 @@ def telling_fields(value: object, depth: int = 0) -> Iterator[str]:
 def why_no_text(values: Iterable[object]) -> str:
     """Describe what fields of captions have where none is text. Empty for texts, and where there is nothing."""
     flat = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
-    if any(isinstance(item, str) and item.strip() for item in flat):
+    texts = [item for item in flat if isinstance(item, str) and item.strip()]
+    written = [text for text in texts if is_written_list(text)]
+    if len(written) < len(texts):
         return ""
     others = [item for item in flat if item is not None and not isinstance(item, str) and item == item]  # not NaN
+    others += written
     others = [item for item in others if not (isinstance(item, list | Mapping) and not item)]
     return f"its caption or tags are {described(others[0])}, not text" if others else ""
+
+
+def has_boxes(text: str) -> bool:
+    """Recognize a file with what an object detector found."""
+    return HAS_BOXES.search(text) is not None
 
 
 def telling_element(text: str) -> str | None:

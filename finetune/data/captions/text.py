@@ -37,6 +37,10 @@ FENCE = re.compile(r"```\w*\s*\n(.*)\n\s*```", re.DOTALL)
 NOTHING = re.compile(r"nan|none|null|undefined|n/a", re.IGNORECASE)
 BOXES = re.compile(r"(?:[-+]?[\d.]+(?:e[-+]?\d+)?\s+){4,}[-+]?[\d.]+(?:e[-+]?\d+)?", re.IGNORECASE)
 
+WRITTEN_LIST = re.compile(r"\[\s*(?:\{\s*)?[\"'].*[\"'}]\s*\]|\{\s*[\"'][^\"']+[\"']\s*:.*\}", re.DOTALL)
+TIMES = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+\s*-->\s", re.MULTILINE)
+"""Of a subtitle."""
+
 WINDOWS_1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)}
 """What it has where Latin-1 has control characters."""
 
@@ -77,6 +81,11 @@ def has_words(text: str) -> bool:
     return NOTHING.fullmatch(text.strip()) is None and any(
         unicodedata.category(character)[0] in "LN" or unicodedata.category(character) == "So" for character in text
     )
+
+
+def is_written_list(text: str) -> bool:
+    """Recognize a list or object written as text, such as ['cat', 'dog']."""
+    return WRITTEN_LIST.fullmatch(text.strip()) is not None
 
 
 def is_unicode(text: str) -> bool:

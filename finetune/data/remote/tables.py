@@ -5,8 +5,10 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from finetune.data.captions.columns import chosen_column, missing_column
 from finetune.data.images.decode import upright_size
 from finetune.data.kept_files import KeptFiles
 from finetune.data.listing import Entry, Findings, read_captions
@@ -38,13 +40,14 @@ def index_table(
     file = storage.open(shard)
     try:
         table = _parquet(file)
+        if options.captions == "listed":
+            column = chosen_column(table.schema_arrow.names, options.reading.column, shard.name, findings)
+            options = replace(options, reading=replace(options.reading, column=column))
         needed = [options.image_column, *([options.reading.column] if options.captions == "listed" else [])]
         for name in [name for name in needed if name not in table.schema_arrow.names]:
             option = "image_column" if name == options.image_column else "caption_column"
-            raise ValueError(
-                f"data.{option}: {name!r} is not a column of {storage.url}/{shard.name}, whose columns are "
-                f"{', '.join(table.schema_arrow.names)}. Set data.{option} to one of them."
-            )
+            place = f"{storage.url}/{shard.name}"
+            raise ValueError(missing_column(f"data.{option}", name, place, table.schema_arrow.names))
         if set(PREPARED_COLUMNS) - {"text"} <= set(table.schema_arrow.names):
             return list(_prepared(table, shard, options, findings))
         return list(_read(table, file, shard, options, findings, kept))

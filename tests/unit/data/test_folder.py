@@ -118,8 +118,8 @@ def test_all_mistakes_are_reported_at_once_with_counts_and_the_first_five(tmp_pa
 
 
 def test_a_missing_caption_column_names_the_columns_that_exist(tmp_path: Path) -> None:
-    message = mistakes(listed(tmp_path, {"file_name": "a.png", "prompt": "x", "id": 3}))
-    assert "data.caption_column" in message and "file_name, prompt, id" in message
+    message = mistakes(listed(tmp_path, {"file_name": "a.png", "prompt": "x", "edit_prompt": "y"}))
+    assert "Set data.caption_column" in message and "file_name, prompt, edit_prompt" in message
 
 
 def test_an_empty_listing_is_named(tmp_path: Path) -> None:

@@ -43,6 +43,15 @@ def test_lists_of_captions_and_other_column_names_are_read(tmp_path: Path) -> No
     assert [record.captions for record in manifest.records] == [("a", "b"), ("c",), ("d",)]
 
 
+def test_a_prompt_is_the_caption_where_no_other_column_may_be(tmp_path: Path) -> None:
+    columns = {"image": [{"bytes": picture("red"), "path": "x.jpg"}], "prompt": ["a cat"], "objects": [["cat"]]}
+    manifest = read_manifest(saved(tmp_path / "one", columns))
+    assert manifest.records[0].captions == ("a cat",)
+    assert [text for text in manifest.warnings if "of which another is read (1)" in text and "(prompt)" in text]
+    with pytest.raises(ValueError, match=r"Set data\.caption_column to the one with the captions\. It is not objects"):
+        read_manifest(saved(tmp_path / "two", columns | {"edit_prompt": ["a red cat"]}))
+
+
 def test_plain_bytes_and_plain_numbers_are_images_too(tmp_path: Path) -> None:
     folder = saved(tmp_path / "bytes", {"image": [picture("red")], "text": ["x"]}, is_image=False)
     assert read_manifest(folder).records[0].width == 12

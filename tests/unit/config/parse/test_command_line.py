@@ -181,7 +181,10 @@ def test_a_mistake_is_told_with_what_was_given_and_expected(arguments: tuple[str
         ((*REQUIRED[:4], "--output.folder", "my", "run"), "output.folder: got my run"),
         ((*REQUIRED[:4], "--output.folder", ""), "output.folder: got nothing"),  # an unset shell variable
         ((*REQUIRED[:2], "--data.folder=", *REQUIRED[4:]), "data.folder: missing"),
-        ((*REQUIRED[:4], "--output.folder", "caf\udce9"), "expected text in UTF-8"),  # and not missing as well
+        (
+            (*REQUIRED[:4], "--output.folder", "caf\udce9"),
+            "expected text in UTF-8. Write it into the file of --config",
+        ),  # and not missing as well
         (("--config", "absent.yaml"), "config: no file absent.yaml"),  # which may have held what is missing
         (REQUIRED[:4], "output.folder: missing"),
         (("stray", *REQUIRED), "stray: expected an option"),

@@ -9,7 +9,7 @@ from finetune.data.captions.reading import CaptionReading
 from finetune.data.listing import Findings
 from finetune.data.manifest import read_manifest
 from finetune.data.visible_files import FolderSource
-from tests.support.images import captions, listing, mistakes, picture, write
+from tests.support.images import captions, listed, listing, mistakes, picture, write
 
 Files = dict[str, bytes | str]
 P, Q = picture("red"), picture("blue")
@@ -63,6 +63,9 @@ def both(folder: Path, files: Files, column: str = "text") -> dict[str, tuple[st
         ("metadata.csv", "file_name;text\nx.png;a cat\n", "a cat"),
         ("metadata.csv", "filename,caption\nx.png,a cat\n", "a cat"),
         ("metadata.jsonl", '{"file_name": "X.png", "caption": "a cat"}\n', "a cat"),
+        ("metadata.csv", "file_name,prompt,negative_prompt\nx.png,a cat,a dog\n", "a cat"),
+        ("metadata.jsonl", '{"file_name": "x.png", "text_prompt": "a cat", "seed": 3}\n', "a cat"),
+        ("captions.csv", "file_name,text_prompt\nx.png,a cat\n", "a cat"),
     ],
 )  # fmt: skip
 def test_captions_are_read_by_recipes_and_preparation(tmp_path: Path, name: str, content: str, caption: str) -> None:
@@ -111,6 +114,48 @@ def test_objects_in_a_caption_column_are_named_and_lists_of_tags_are_said(tmp_pa
         assert any("lists of short texts" in text for text in manifest.warnings) == (kind == "tags")
 
 
+BOX = '"bbox": [1, 2, 3, 4]'
+DETECTED = f'{{"images": [{{"id": 7, "file_name": "x.png"}}], "annotations": [{{"image_id": 7, {BOX}}}]}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("annotations.json", DETECTED),
+        ("x.json", f'{{"objects": [{{"label": "red cat", {BOX}}}]}}'),
+        ("x.json", '{"shapes": [{"label": "red cat", "points": [[1, 2], [3, 4]]}]}'),
+        ("labels.csv", "filename,xmin,ymin,xmax,ymax,label\nx.png,1,2,3,4,red cat\n"),
+        ("x.xml", "<annotation><object><name>red cat</name><bndbox><xmin>1</xmin></bndbox></object></annotation>"),
+        ("x.txt", "0 0.5 0.5 0.25 0.25\n"),
+    ],
+)
+def test_boxes_of_an_object_detector_are_said_not_to_be_captions(tmp_path: Path, name: str, content: str) -> None:
+    files: Files = {"x.png": P, name: content, "y.png": Q, "y.txt": "a dog"}
+    findings, root = Findings(), write(tmp_path, files)
+    reading = CaptionReading(is_training=False)
+    found = read_folder_entries(root, FolderSource(root).read, sorted(files), reading, findings)
+    findings.raise_errors("", "")
+    assert (
+        found["x.png"].captions == ()
+        and f"boxes of an object detector, which are not captions (1): {name}" in (findings.warnings[0])
+    )
+    assert "without a caption (1): x.png" in mistakes(root)
+
+
+def test_boxes_hide_no_description(tmp_path: Path) -> None:
+    content = f'{{"regions": [{{"description": "a red cat", {BOX}}}]}}'
+    assert "x.json (it has description" in mistakes(write(tmp_path, {"x.png": P, "x.json": content}))
+
+
+def test_a_list_or_an_object_written_as_text_is_not_a_caption(tmp_path: Path) -> None:
+    for text in ("['cat', 'dog']", '["cat"]', "{'bbox': [[1, 2, 3, 4]], 'category': [0]}", "[{'label': 'cat'}]"):
+        message = mistakes(listed(tmp_path, {"file_name": "a.png", "text": text}))
+        assert f"a.png (a list or an object written as text: {text[:40]}" in message
+    for text in ("[cat], dog", "a {red|blue} cat", "['cat'] on a mat", "(dog: 'rex')"):
+        manifest = read_manifest(listed(tmp_path, {"file_name": "a.png", "text": text}))
+        assert captions(manifest) == {"a.png": (text,)}
+
+
 def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
     assert both(tmp_path / "text", {f"{apart}.png": P, f"{composed}.txt": "a cup"}) == {f"{apart}.png": ("a cup",)}
@@ -156,6 +201,11 @@ def test_names_fit_however_unicode_composes_them(tmp_path: Path) -> None:
         ("annotations.jsonl", '{"image_path": "d/x.png", "long_caption": "cat"}', ["(it has long_caption"]),
         ("x.xmp", "<a><dc:description><rdf:li>a cat</rdf:li></dc:description></a>", ["it has a dc:description"]),
         ("x.xml", "<annotation><caption>a cat</caption></annotation>", ["x.xml (a .xml beside an image is not read"]),
+        ("x.srt", "1\n00:00:00,000 --> 00:00:02,000\na cat\n", ["x.srt (a .srt beside an image is not read)"]),
+        ("x.txt", "1\n00:00:00,000 --> 00:00:02,000\na cat\n", ["x.txt (it has the times of subtitles)"]),
+        ("x.txt", "['cat', 'long hair']", ["x.txt (it is a list or an object written as text)"]),
+        ("x.html", "<p>1girl, solo</p>", ["x.html (a .html beside an image is not read; it has a p)"]),
+        ("captions.csv", "file_name,caption\nx.png,\"['cat', 'dog']\"\n", ["(x.png: its caption or tags are a list"]),
         ("captions.json", '{"other.png": "a cat"}', ["captions.json (it names no image that there is, e.g. other.png"]),
     ],
 )

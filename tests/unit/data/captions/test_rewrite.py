@@ -19,6 +19,8 @@ from tests.support.images import picture, write
         (r"\{a|b\} and (x \(y\):1.3)", ("{a|b} and x (y)",)),
         ("a cat (16:9), {plain}, (asleep) ^_^", ("a cat (16:9), {plain}, (asleep) ^_^",)),
         ("{2$$a|b}", ("{2$$a|b}",)),
+        ("<p>1girl,<br/> solo &amp; a &#39;red&#39;&nbsp;cat</p>", ("1girl, solo & a 'red' cat",)),
+        ("a <ink> cat, <b-token>, x < y > z, R&D", ("a <ink> cat, <b-token>, x < y > z, R&D",)),
     ],
 )
 def test_choices_weights_and_escapes_are_expanded(text: str, variants: tuple[str, ...]) -> None:

@@ -140,6 +140,13 @@ def test_all_that_is_wrong_with_shards_is_said_at_once(
         read(url, tmp_path)
 
 
+def test_a_prompt_is_the_caption_where_no_other_column_may_be(storage: InMemory, tmp_path: Path) -> None:
+    url = storage.put("prompts", {"0.parquet": table(IMAGES, CAPTIONS, column="prompt")})
+    manifest = read(url, tmp_path)
+    assert [record.captions for record in manifest.records] == [(caption,) for caption in CAPTIONS]
+    assert "of which another is read (1): 0.parquet (prompt)" in "\n".join(manifest.warnings)
+
+
 def test_options_that_shards_do_not_have_are_refused(storage: InMemory, tmp_path: Path) -> None:
     url = storage.put("refused", {"0.parquet": table(IMAGES, CAPTIONS)})
     with pytest.raises(ValueError, match=r"data.caption_column: 'prompt' is not a column of memory://images/refused/0"):

@@ -32,11 +32,21 @@ def test_plain_bytes_and_other_columns_are_read(tmp_path: Path) -> None:
 
 
 def test_a_table_without_captions_is_noted_and_a_wrong_column_refused(tmp_path: Path) -> None:
-    path = table(tmp_path, image=[RED], prompt=["x"])
+    path = table(tmp_path, image=[RED], title=["x"])
     found, notes = entries(opened(path))
-    assert [entry.captions for entry in found.values()] == [()] and "image, prompt" in notes
+    assert [entry.captions for entry in found.values()] == [()] and "image, title" in notes
     with pytest.raises(ValueError, match=r"^caption_column: 'captoin' is not a column"):
         entries(opened(path, column="captoin"))
+
+
+def test_a_prompt_is_the_caption_unless_another_column_may_be(tmp_path: Path) -> None:
+    found, notes = entries(opened(table(tmp_path / "one", image=[RED], prompt=["a cat"], objects=["cat"])))
+    assert [entry.captions for entry in found.values()] == [("a cat",)]
+    assert "without the column text, of which another is read (1)" in notes and "(prompt)" in notes
+    with pytest.raises(ValueError, match=r"columns are image, prompt, edit_prompt\. Set caption_column"):
+        entries(opened(table(tmp_path / "two", image=[RED], prompt=["a cat"], edit_prompt=["a red cat"])))
+    with pytest.raises(ValueError, match=r"columns are image, tags\. Set caption_column"):
+        entries(opened(table(tmp_path / "tags", image=[RED], tags=["cat, dog"])))
 
 
 def test_labels_of_classes_become_their_names(tmp_path: Path) -> None:
@@ -111,4 +121,8 @@ def test_objects_in_place_of_captions_stop_the_preparation(tmp_path: Path) -> No
     findings = Findings()
     source.entries([item.source for item in source.listing(findings).items], findings)
     with pytest.raises(ValueError, match=r"--caption_column\) \(1\): part/00000000-\w+ \(an object with short, n"):
+        findings.raise_errors("", "")
+    findings, source = Findings(), opened(table(tmp_path / "written", image=[RED], text=["['cat', 'dog']"]))
+    source.entries([item.source for item in source.listing(findings).items], findings)
+    with pytest.raises(ValueError, match=r"--caption_column\) \(1\): .* \(a list or an object written as text"):
         findings.raise_errors("", "")
