@@ -25,10 +25,12 @@ def loop(session: Session) -> Progress:
         batches = remaining_batches(session, progress.step)
         clock = time.perf_counter()
         for batch in batches:
+            waited = time.perf_counter() - clock
             set_learning_rates(session, progress.step)
             outcome = optimizer_step(session, progress.step, batch)
             seconds = time.perf_counter() - clock  # the wait for the batch is part of it
-            progress = progress.after_step(outcome.loss, run.global_batch_size, seconds)
+            flops = session.step_flops(batch)
+            progress = progress.after_step(outcome.loss, run.global_batch_size, seconds, waited, flops)
             bar.advance(outcome.loss)
             alarm(session, progress.step, outcome.grad_norm)
             progress = with_row(session, progress, outcome.grad_norm)

@@ -1,6 +1,6 @@
 """The frozen state of a run: opened, loaded, prepared and attached. Only train, loop, setup and run use it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -49,9 +49,11 @@ class Progress:
     seconds: float = 0.0
     """Spent in steps."""
 
-    def after_step(self, loss: float, num_images: int, seconds: float) -> "Progress":
+    def after_step(
+        self, loss: float, num_images: int, seconds: float, waited: float = 0.0, flops: float = 0.0
+    ) -> "Progress":
         """Return the progress one optimizer step later."""
-        window = self.window.plus(loss, num_images, seconds)
+        window = self.window.plus(loss, num_images, seconds, waited, flops)
         return replace(self, step=self.step + 1, window=window, row=None, seconds=self.seconds + seconds)
 
 
@@ -183,6 +185,16 @@ class Records:
 
 
 @dataclass(frozen=True)
+class Work:
+    """The arithmetic of training beside what the devices can do."""
+
+    flops: Mapping[tuple[int, int], float]
+    """Of one image, by the width and height it is trained at."""
+    peak: float
+    """FLOP/s of all devices."""
+
+
+@dataclass(frozen=True)
 class Session:
     """Everything that the loop and later steps read."""
 
@@ -200,6 +212,8 @@ class Session:
     """Watched on the main process, after every start."""
     desk: Desk | None = None
     """Where checkpoints are scored."""
+    work: Work | None = None
+    """None where the devices' peak is not known, and on all processes but the main one."""
 
     @property
     def passes_per_step(self) -> float:
@@ -209,6 +223,13 @@ class Session:
     @property
     def validates(self) -> bool:
         return bool(self.data.images.held_out) and self.run.config.validation.every > 0
+
+    def step_flops(self, batch: Batch) -> float:
+        """Return the FLOPs of a step of all processes. It is 0 where they are not counted."""
+        if self.work is None:
+            return 0.0
+        view = self.data.dataset.views[batch.indices[0]][0]
+        return self.work.flops[view.width, view.height] * self.run.global_batch_size
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Load the weights that are exported into the network within the context."""

@@ -1,5 +1,6 @@
 """Assemble a run, train it, and leave its results. The same for all recipes, families and methods."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.config.train import TrainConfig
@@ -14,6 +15,7 @@ from finetune.setup.model import load_model
 from finetune.setup.network import attach, make_task, optimize
 from finetune.setup.run import open_run
 from finetune.setup.session import open_session
+from finetune.sizing.work import work
 from finetune.tasks.base import MakeTask
 from finetune.tasks.denoising import denoising
 
@@ -37,6 +39,7 @@ def train(
         network = attach(run, model, method)
         learned = make_task(run, model, data, network, task)
         tuned = optimize(run, model, network, method)
+        counted = work(run, model, data, method)
         with open_session(run, model, data, tuned, learned, desk=desk, from_scratch=from_scratch) as session:
-            finish(session, loop(session), method)
+            finish(session, loop(replace(session, work=counted)), method)
     return run.folder

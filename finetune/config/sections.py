@@ -211,6 +211,16 @@ class LoopConfig:
     """Compile the training steps of the denoiser's repeated blocks (torch.compile), which share their code. The first
     steps take longer, and so does the first of every size of images; validation, previews and scores are not compiled.
     Numbers differ by rounding."""
+    channels_last: bool = False
+    """Store the weights of a U-Net's convolutions with their channels last, which is faster on GPUs in 16 bits. Numbers
+    differ by rounding."""
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
+    """The kernel of attention in training steps; auto lets torch choose. Numbers differ by rounding."""
+    tf32: bool = False
+    """Compute float32 products of matrices in TF32, on GPUs that have it. Convolutions already do, as torch has it."""
+    peak_tflops: Annotated[Positive | None, Resume.FREE] = None
+    """What a device computes at most, in TFLOP/s, of which mfu in metrics.jsonl is a share; none takes the data sheet's
+    for GPUs that are known, and logs no mfu on others."""
     max_grad_norm: NotNegative = 1.0
     """Largest norm of the gradients, which are scaled down to it; 0 turns this off."""
     text_encoder: Annotated[bool, Resume.FIXED] = False

@@ -12,6 +12,9 @@ from finetune.report.rows import Row, base_loss, numbers, series
 from finetune.report.scores import Scored
 from finetune.report.validation import lowest, relative_lines
 
+SHARES = {"data_wait": "of the time waited for data", "mfu": "of the peak FLOP/s"}
+"""Shares of metrics.jsonl beside the speed."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -35,7 +38,9 @@ def tiles(rows: Sequence[Row]) -> list[Tile]:
     if numbers(rows, "validation/loss"):
         found.append(validation_tile(rows, base))
     if speeds := numbers(rows, "images_per_second"):
-        found.append(Tile("images per second", number(statistics.median(speeds), 3), "median"))
+        medians = {what: statistics.median(values) for key, what in SHARES.items() if (values := numbers(rows, key))}
+        shares = [f"{share:.0%} {what}" for what, share in medians.items()]
+        found.append(Tile("images per second", number(statistics.median(speeds), 3), ", ".join(["median", *shares])))
     if elapsed := numbers(rows, "elapsed_seconds"):
         found.append(Tile("time in steps", duration(elapsed[-1]), "without previews and validation"))
     return found

@@ -16,6 +16,7 @@ from finetune import __version__
 from finetune.config.parse.dump import as_flat
 from finetune.config.train import TrainConfig
 from finetune.models.compiled import refuse_without_compiler
+from finetune.models.kernels import refuse_without_kernel, use_tf32
 from finetune.processes.launch_request import launcher, refuse_launch
 from finetune.processes.meeting import meet
 from finetune.processes.ranks import LostProcess, is_lost_connection, join, refuse_differences
@@ -99,7 +100,7 @@ def end_group() -> None:
 
 
 def refuse_unfit(accelerator: Accelerator, config: TrainConfig) -> None:
-    """Raise ValueError for optimizer options that do not fit the launch."""
+    """Raise ValueError for options that do not fit launch or device."""
     found = []
     if config.optim.weights != "fp32" and accelerator.mixed_precision != "bf16":
         found.append(
@@ -119,6 +120,9 @@ def refuse_unfit(accelerator: Accelerator, config: TrainConfig) -> None:
     if found:
         raise ValueError("\n".join(found))
     refuse_without_compiler(config.train.compile, accelerator.device)
+    refuse_without_kernel(config.train.attention, accelerator.device, COMPUTE_DTYPES[accelerator.mixed_precision])
+    if config.train.tf32:
+        use_tf32(accelerator.device)
 
 
 def device_warnings(accelerator: Accelerator, config: TrainConfig) -> list[str]:

@@ -68,6 +68,8 @@ def with_row(session: Session, progress: Progress, grad_norm: float) -> Progress
     groups = session.tuned.optimizer.param_groups
     rates = {f"lr_{group['name']}": group["lr"] for group in groups[1:]} | {"lr": groups[0]["lr"]}
     row = {"step": step, **progress.window.means(), **rates, "grad_norm": grad_norm}
+    if session.work is not None:
+        row["mfu"] = progress.window.utilization(session.work.peak)
     row |= {"images_seen": step * run.global_batch_size, "elapsed_seconds": progress.seconds}
     return replace(progress, row=row, window=Window())
 

@@ -20,6 +20,7 @@ from finetune.config.optim import OPTIMIZERS
 from finetune.config.train import TrainConfig
 from finetune.files import write_atomically
 from finetune.models.compiled import compiled_step
+from finetune.models.kernels import attention_kernel
 from finetune.optim.build import learning_rate_factor
 from finetune.optim.first_steps import NUM_WATCHED
 from finetune.optim.groups import hold, is_held
@@ -85,7 +86,7 @@ def optimizer_step(session: Session, step: int, batch: Batch) -> StepOutcome:
     config, accelerator = run.config, run.accelerator
     torch.manual_seed(stream(config.seed, "dropout", step, accelerator.process_index))
     with naming_out_of_memory(step + 1, batch, session.data.dataset, config), ranks().in_step():
-        with compiled_step(config.train.compile):
+        with compiled_step(config.train.compile), attention_kernel(config.train.attention):
             result = forward_backward(tuned.wrapped, session.task, batch, config, accelerator)
         hold(tuned.optimizer.param_groups, step, config.train.text_encoder_steps)
         grad_norm = gradient_norm(tuned.parameters, tuned.optimizer, config, accelerator)

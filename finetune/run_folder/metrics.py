@@ -21,14 +21,25 @@ class Window:
     steps: int = 0
     pictures: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
+    """Seconds of these in which the batch was not there yet."""
+    flops: float = 0.0
+    """Of all processes; 0 where they are not counted."""
 
-    def plus(self, loss: float, pictures: int, seconds: float) -> "Window":
+    def plus(self, loss: float, pictures: int, seconds: float, waited: float = 0.0, flops: float = 0.0) -> "Window":
         """Return the sums with one more optimizer step."""
-        return Window(self.loss + loss, self.steps + 1, self.pictures + pictures, self.seconds + seconds)
+        sums = self.loss + loss, self.steps + 1, self.pictures + pictures, self.seconds + seconds
+        return Window(*sums, self.waited + waited, self.flops + flops)
 
     def means(self) -> Row:
-        """Return the mean loss and the images per second."""
-        return {"loss": self.loss / self.steps, "images_per_second": self.pictures / max(self.seconds, 1e-9)}
+        """Return the mean loss, speed, and share of time waited."""
+        seconds = max(self.seconds, 1e-9)
+        found = {"loss": self.loss / self.steps, "images_per_second": self.pictures / seconds}
+        return found | {"step_seconds": self.seconds / self.steps, "data_wait": self.waited / seconds}
+
+    def utilization(self, peak: float) -> float:
+        """Return the share of a peak, in FLOP/s (arXiv 2204.02311, appendix B)."""
+        return self.flops / max(self.seconds, 1e-9) / peak
 
 
 def known_bytes(data: bytes, num_bytes: int, step: int) -> int:

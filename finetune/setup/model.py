@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from finetune.config.inpaint import InpaintConfig
 from finetune.methods.base import TuningMethod
+from finetune.models.kernels import refuse_without_convolutions
 from finetune.models.loading.components import parts_warnings, scheduler_warnings
 from finetune.models.loading.eight_bits import eight_bit_warnings
 from finetune.models.loading.file_stamps import file_stamps
@@ -34,6 +35,7 @@ def load_model(run: Run, method: TuningMethod) -> LoadedModel:
         warnings += refuse_other_model(identity, base_sha256, run.resume.path, run.resume.state, config)
     note_saved(None if run.resume is None else run.first_step)
     refuse_differences({"first step": run.first_step, **{f"model's {part}": facts for part, facts in identity.items()}})
+    refuse_without_convolutions(parts.components.denoiser, channels_last=config.train.channels_last)
     warnings += method.check(family, parts.components)
     dtype = COMPUTE_DTYPES[run.accelerator.mixed_precision]
     return LoadedModel(

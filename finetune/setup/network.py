@@ -10,6 +10,7 @@ from finetune.batches.preview_prompts import kept_prompts
 from finetune.methods.base import TuningMethod
 from finetune.models.compiled import compile_denoiser
 from finetune.models.family import AutoencoderNetwork, Network
+from finetune.models.kernels import to_channels_last
 from finetune.models.parts import Part
 from finetune.models.quantized.packed import num_frozen, pack_layers
 from finetune.models.stored import cast_and_move
@@ -44,6 +45,8 @@ def attach(run: Run, model: LoadedModel, method: TuningMethod) -> Network | Auto
     cast_and_move(network, trained=TRAINED_DTYPES[config.optim.weights], frozen=model.dtype, device=device)
     if config.train.gradient_checkpointing:
         network.checkpoint_gradients()
+    if config.train.channels_last:
+        to_channels_last(network)
     compile_denoiser(run.family, components.denoiser, config.train.compile)
     return network
 

@@ -46,6 +46,8 @@ def problems(config: TrainConfig, precision: str) -> Iterator[str]:
         yield "model.offload: got true with FSDP, expected false: each process holds a part of the weights."
     if config.train.compile != "none":
         yield f"train.compile: got {config.train.compile} with FSDP, expected none."
+    if config.train.channels_last:
+        yield "train.channels_last: got true with FSDP, which takes apart weights in torch's usual layout alone."
 
 
 def shard(

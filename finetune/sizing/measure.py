@@ -18,6 +18,7 @@ from finetune.plurals import plural
 from finetune.run.device import COMPUTE_DTYPES
 from finetune.sizing.autocast import Device
 from finetune.sizing.disk import CacheBytes, cache_bytes
+from finetune.sizing.flops import training_flops
 from finetune.sizing.ladder import Step, climb
 from finetune.sizing.memory import Memory, MemoryEstimator
 from finetune.sizing.model import read_model
@@ -41,6 +42,8 @@ class Sizes:
     size: tuple[int, int]
     """The largest size of images."""
     batch_size: int
+    flops: float
+    """Of training on one image of that size; 0 where they are not counted."""
     memory: Memory
     ladder: tuple[Step, ...]
     caches: CacheBytes
@@ -59,6 +62,7 @@ class Sizes:
             "device": self.device,
             "precision": self.precision,
             "largest_bucket": self.size,
+            "flops_per_image": self.flops,
             "memory": memory,
             "ladder": ladder,
             "caches": caches,
@@ -85,6 +89,8 @@ class Sizes:
         yield f"  encoding images      {memory.images / GB:8.3f}"
         yield f"  encoding captions    {memory.captions / GB:8.3f}"
         yield f"Host memory: about {size_text(memory.host)} for weights that are read, kept or exported."
+        if self.flops:
+            yield f"Arithmetic: {self.flops / 1e12:.3g} TFLOPs in training on one image of {width}x{height}."
         caches = self.caches
         yield (
             f"Caches: {plural(caches.num_latents, 'latent')} of {size_text(caches.latents)} and "
@@ -144,6 +150,7 @@ def measure(plan: Plan, device: str | None, precision: str | None, limit_gb: flo
         named,
         size,
         plan.config.train.batch_size,
+        training_flops(model.family, model.components, tuning, plan.config.seed, [size])[size],
         estimator.memory(plan.config),
         tuple(climb(estimator, plan.config, limit)),
         cache_bytes(plan, model, tuning, exact),

@@ -87,7 +87,8 @@ class WeightsAndBiases:
         for name in HIGHER_SCORES:
             self._run.define_metric(f"score/{name}", step_metric="step", summary="max")
         self._run.define_metric("validation/loss", step_metric="step", summary="min")
-        self._run.define_metric("train/images_per_second", step_metric="step", summary="mean")
+        for name in ("images_per_second", "mfu", "data_wait"):
+            self._run.define_metric(f"train/{name}", step_metric="step", summary="mean")
         self._lowest = lowest(read_rows(run.folder / "metrics.jsonl")[0])
         if self._lowest is not None:
             self._run.summary["validation/lowest_step"] = self._lowest.step
