@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from finetune.data.manifest import Record
 from finetune.out_of_memory import explaining_out_of_memory
 from finetune.plurals import plural
 
+FLOAT32 = 4
 LOWER = "Lower data.resolution or data.max_aspect."
 BROKEN_VAE = "The VAE computes in float32, so its weights must be damaged. Give another checkpoint or variant."
 
@@ -36,6 +38,28 @@ class Piece:
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.view.width, self.view.height
+
+
+def num_bytes(piece: Piece, pixels_per_latent: int, channels: int) -> int:
+    """Count the bytes of an entry in float32. That of a hole has its mask, too."""
+    places = (piece.size[0] // pixels_per_latent) * (piece.size[1] // pixels_per_latent)
+    return FLOAT32 * places * (channels + (piece.hole is not None))
+
+
+def refuse_larger_folder(encoder: Encoder, missing: Iterable[Piece], folder: Path, max_gb: float | None) -> None:
+    """Raise ValueError where missing entries would not fit into the folder's limit."""
+    if max_gb is None:
+        return
+    vae = encoder.components.vae
+    sizes = encoder.family.pixels_per_latent(vae), vae.config.latent_channels
+    new = sum(num_bytes(piece, *sizes) for piece in missing)
+    held = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    if new and held + new > max_gb * 1e9:
+        raise ValueError(
+            f"cache.max_gb: got {max_gb:g}, but {folder} holds {held / 1e9:.3g} GB, and this run's latents are "
+            f"{new / 1e9:.3g} GB more. Raise it, delete the folder or parts of it if no run uses them, or set "
+            "cache.latents false, which encodes images at every step."
+        )
 
 
 def views_of_run(images: TrainingImages) -> Iterator[tuple[Record, View, bool]]:

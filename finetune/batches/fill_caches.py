@@ -15,7 +15,15 @@ from accelerate.utils import (  # pyright: ignore[reportMissingTypeStubs]
 )
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from finetune.batches.cache_entries import Piece, cut_masks, encode_images, encode_texts, pieces_of_run, views_of_run
+from finetune.batches.cache_entries import (
+    Piece,
+    cut_masks,
+    encode_images,
+    encode_texts,
+    pieces_of_run,
+    refuse_larger_folder,
+    views_of_run,
+)
 from finetune.batches.dataset import Encoded, TrainingImages, caption_options, text_key, validation_caption
 from finetune.batches.encoder import Encoder, explaining_encoding, on_device
 from finetune.batches.pixels import ImageFiles
@@ -91,6 +99,8 @@ def cache_images(
     latents = cut = None
     if cache.latents:
         pieces, latents = pieces_of_run(images, vae_fingerprint), ShardStore(folder / "latents")
+        missing = [pieces[key] for key in latents.missing(pieces)]
+        refuse_larger_folder(encoder, missing, folder, cache.max_gb)
         with on_device([vae], encoder.device):
             encode = partial(encode_images, encoder, files)
             fill_store(latents, pieces, lambda part: encode(part.items()), accelerator, cache, "Encoding images")

@@ -182,6 +182,9 @@ class CacheConfig:
     are."""
     folder: Path | None = None
     """Folder of the caches; none means ~/.cache/sd-finetune (or $XDG_CACHE_HOME). Runs can share it."""
+    max_gb: Positive | None = None
+    """Most that the folder may hold, in 10^9 bytes; a run whose latents would make it larger is refused before it
+    encodes one. None sets no limit."""
     shard_size: Count = 256
     """Entries per file."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from finetune.batches.buckets import assign_buckets
-from finetune.batches.cache_entries import pieces_of_run
+from finetune.batches.cache_entries import num_bytes, pieces_of_run
 from finetune.batches.dataset import TrainingImages
 from finetune.batches.fill_caches import used_captions
 from finetune.batches.inpaint_masks import Holes
@@ -15,8 +15,6 @@ from finetune.run_folder.options import held_out_indices
 from finetune.sizing.memory import in_network
 from finetune.sizing.model import SizedModel
 from finetune.sizing.step import Precision, condition
-
-FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ def cache_bytes(plan: Plan, model: SizedModel, method: TuningMethod, precision: 
     if config.cache.latents:
         pixels, channels = family.pixels_per_latent(components.vae), components.vae.config.latent_channels
         for piece in pieces_of_run(images, "").values():
-            places = (piece.size[0] // pixels) * (piece.size[1] // pixels)
-            latents += FLOAT32 * places * (channels + (piece.hole is not None))
+            latents += num_bytes(piece, pixels, channels)
             num_latents += 1
     if not config.cache.text or in_network(method):
         return CacheBytes(num_latents, latents, 0, 0)

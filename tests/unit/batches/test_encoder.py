@@ -34,7 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cached(
-    components: Components, folder: Path, cache: Path, dtype: torch.dtype = torch.float32, *, shard_size: int = 256
+    components: Components,
+    folder: Path,
+    cache: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    shard_size: int = 256,
+    max_gb: float | None = None,
 ) -> Encoded:
     manifest = read_manifest(str(folder))
     accelerator = Accelerator(cpu=True)
@@ -42,7 +48,7 @@ def cached(
     buckets = [Bucket(32, 32, tuple(range(len(manifest.records))))]
     data = DataConfig(str(folder), resolution=32, bucket_step=16)
     images = TrainingImages(manifest.records, buckets, manifest.source, data)
-    return build_caches(encoder, accelerator, images, CacheConfig(shard_size=shard_size), cache, dtype)
+    return build_caches(encoder, accelerator, images, CacheConfig(shard_size=shard_size, max_gb=max_gb), cache, dtype)
 
 
 def shards(cache: Path) -> set[Path]:
@@ -54,6 +60,16 @@ def test_a_second_run_makes_nothing_again(components: Components, folder: Path, 
     before = {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
     cached(components, folder, tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
+
+
+def test_a_folder_is_filled_up_to_its_limit(components: Components, folder: Path, tmp_path: Path) -> None:
+    entry = 4 * components.vae.config.latent_channels * (32 // 4) ** 2
+    with pytest.raises(ValueError, match=r"cache\.max_gb: got 1e-06, but .* holds 0 GB, and this run's latents are"):
+        cached(components, folder, tmp_path, max_gb=1e-6)
+    assert not shards(tmp_path)
+    found = cached(components, folder, tmp_path, max_gb=(4 * entry + 1) / 1e9)
+    assert found.latents and len(list((tmp_path / "latents").iterdir())) == 1
+    cached(components, folder, tmp_path, max_gb=1e-6)  # adds nothing, so the limit does not matter
 
 
 def test_another_scaling_factor_makes_other_latents_although_the_weights_are_equal(
