@@ -54,9 +54,7 @@ def rate_panels() -> list[wr.LinePlot]:
         wr.LinePlot(title="Learning rate", x=STEP, y=list(RATES)),
         wr.LinePlot(title="Gradient norm", x=STEP, y=["train/grad_norm"], log_y=True),
         wr.LinePlot(title="Images per second", x=STEP, y=["train/images_per_second"]),
-        wr.LinePlot(
-            title="Shares: of time waited for data, of the peak FLOP/s", x=STEP, y=["train/data_wait", "train/mfu"]
-        ),
+        wr.LinePlot(title="Share of time waited for data", x=STEP, y=["train/data_wait"]),
     ]
 
 
