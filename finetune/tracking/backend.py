@@ -5,6 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+LOSSES = {"loss": "loss/train", "validation/loss": "loss/validation", "validation/base_loss": "loss/base_model"}
+"""Trackers sort panels by name: losses come first, beside each other, then scores."""
+
+
+def tracked_name(key: str) -> str:
+    """Name a number of metrics.jsonl in the trackers. What is in no group belongs to train."""
+    return LOSSES.get(key, key if "/" in key else f"train/{key}")
+
 
 @dataclass(frozen=True)
 class PreviewRow:

@@ -27,6 +27,7 @@ from finetune.tracking.backend import (
     ScoredImage,
     TrackedRun,
     Uploading,
+    tracked_name,
 )
 from finetune.tracking.wandb.environment import (
     RUN_ID,
@@ -130,8 +131,8 @@ class Tracker:
         self._copy_seconds = 0.0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log numbers of a step. A key without a slash becomes train/KEY, and `step` itself is the axis."""
-        named = {key if "/" in key else f"train/{key}": value for key, value in metrics.items() if key != "step"}
+        """Log numbers of a step under `tracked_name`. `step` itself is the axis."""
+        named = {tracked_name(key): value for key, value in metrics.items() if key != "step"}
         self._submit(lambda backend: backend.log(named, step))
 
     def log_previews(self, rows: Sequence[PreviewRow], step: int) -> None:

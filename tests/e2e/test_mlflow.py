@@ -58,7 +58,7 @@ def test_a_resumed_run_continues_under_one_id_with_every_number(folder: Path) ->
     (run,) = runs(folder)
     known = json.loads((folder / "tracking.json").read_text())["run_id"]
     assert run.info.status == "FINISHED" and run.data.tags["finetune.run_id"] == known
-    losses = client(folder).get_metric_history(run.info.run_id, "train/loss")
+    losses = client(folder).get_metric_history(run.info.run_id, "loss/train")
     expected = [(row["step"], row["loss"]) for row in ROWS] + [(6, 0.125)]
     assert sorted((each.step, each.value) for each in losses) == expected
     assert {name: run.data.metrics[name] for name in BEST} == BEST

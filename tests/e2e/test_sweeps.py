@@ -48,7 +48,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
 def test_every_trial_is_a_command_that_its_recipe_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "k3x9")
     sweep = read_sweep(path)
-    assert sweep["metric"] == {"name": "validation/loss", "goal": "minimize"}
+    assert sweep["metric"] == {"name": "loss/validation", "goal": "minimize"}
     for trial in trials(sweep):
         words = agents_command(sweep, trial)
         assert (ROOT / words[words.index("--config_file") + 1]).is_file()

@@ -37,8 +37,11 @@ def test_every_panel_shows_what_a_run_logs(tiny_run: Options, tmp_path: Path) ->
     plots = [panel for panel in panels if hasattr(panel, "y")]
     assert len(plots) >= 3 + 5 + 3 and all(panel.x == "step" and "step" in logged for panel in plots)
     assert [name for panel in plots for name in panel.y if name not in logged] == []
-    assert {"score/table", "previews/table", "previews/pictures"} <= logged
-    assert [panel.table_name for panel in panels if hasattr(panel, "table_name")] == ["score/table", "previews/table"]
+    assert {"tables/scores", "tables/previews", "previews/pictures"} <= logged
+    assert [panel.table_name for panel in panels if hasattr(panel, "table_name")] == [
+        "tables/scores",
+        "tables/previews",
+    ]
 
 
 def test_both_are_saved_where_somebody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,13 +80,13 @@ class WeightsAndBiases:
         )
         self.folder = Path(self._run.settings.sync_dir)
         self._run.define_metric("step")
-        for prefix in ("train", "validation", "previews", "score"):
+        for prefix in ("loss", "train", "validation", "previews", "score", "tables"):
             self._run.define_metric(f"{prefix}/*", step_metric="step")
         for name in LOWER_SCORES:
             self._run.define_metric(f"score/{name}", step_metric="step", summary="min")
         for name in HIGHER_SCORES:
             self._run.define_metric(f"score/{name}", step_metric="step", summary="max")
-        self._run.define_metric("validation/loss", step_metric="step", summary="min")
+        self._run.define_metric("loss/validation", step_metric="step", summary="min")
         for name in ("images_per_second", "mfu", "data_wait"):
             self._run.define_metric(f"train/{name}", step_metric="step", summary="mean")
         self._lowest = lowest(read_rows(run.folder / "metrics.jsonl")[0])
@@ -137,7 +137,7 @@ class WeightsAndBiases:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log({**metrics, "step": step})
-        loss = metrics.get("validation/loss", math.nan)
+        loss = metrics.get("loss/validation", math.nan)
         if math.isfinite(loss) and (self._lowest is None or loss <= self._lowest.loss):
             self._lowest = Lowest(step, loss, step, loss)
             self._run.summary["validation/lowest_step"] = step
@@ -174,7 +174,7 @@ class WeightsAndBiases:
         for step, row in rows:
             base = wandb.Image(str(row.base_path)) if row.base_path else None
             table.add_data(row.prompt, row.seed, step, base, wandb.Image(str(row.path)))
-        self._run.log({"previews/table": table, "step": max(step for step, _ in rows)})
+        self._run.log({"tables/previews": table, "step": max(step for step, _ in rows)})
 
     def log_scored(self, images: Sequence[ScoredImage]) -> None:
         """Log one table of all scored checkpoints beside the base model."""
@@ -192,7 +192,7 @@ class WeightsAndBiases:
                 *(image.scores.get(name) for name in names),
                 *(image.nearest, nearest),
             )
-        self._run.log({"score/table": table, "step": max(image.step for image in images)})
+        self._run.log({"tables/scores": table, "step": max(image.step for image in images)})
 
     def alert(self, title: str, text: str) -> None:
         """Send an alert, which W&B passes on as the user chose. Offline it waits for the upload."""

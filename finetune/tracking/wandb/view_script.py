@@ -34,9 +34,9 @@ def loss_panels() -> list[wr.LinePlot]:
     """Show the losses, as a whole and by timestep."""
     panels = [
         wr.LinePlot(
-            title="Training loss", x=STEP, y=["train/loss"], smoothing_factor=0.8, smoothing_show_original=True
+            title="Training loss", x=STEP, y=["loss/train"], smoothing_factor=0.8, smoothing_show_original=True
         ),
-        wr.LinePlot(title="Validation loss", x=STEP, y=["validation/loss", "validation/base_loss"]),
+        wr.LinePlot(title="Validation loss", x=STEP, y=["loss/validation", "loss/base_model"]),
     ]
     if TIMESTEPS:
         panels.append(wr.LinePlot(title="Validation loss by timestep", x=STEP, y=list(TIMESTEPS)))
@@ -62,9 +62,9 @@ def image_panels() -> list[wr.MediaBrowser | wr.WeavePanelSummaryTable]:
     """Show the tables of all images, and the previews by step."""
     panels: list[wr.MediaBrowser | wr.WeavePanelSummaryTable] = []
     if SCORES:
-        panels.append(wr.WeavePanelSummaryTable(table_name="score/table", layout=wr.Layout(w=24, h=16)))
+        panels.append(wr.WeavePanelSummaryTable(table_name="tables/scores", layout=wr.Layout(w=24, h=16)))
     if HAS_PREVIEWS:
-        panels.append(wr.WeavePanelSummaryTable(table_name="previews/table", layout=wr.Layout(w=24, h=16)))
+        panels.append(wr.WeavePanelSummaryTable(table_name="tables/previews", layout=wr.Layout(w=24, h=16)))
         panels.append(wr.MediaBrowser(title="Previews", media_keys=["previews/pictures"], layout=wr.Layout(w=24, h=12)))
     return panels
 

@@ -200,7 +200,7 @@ def test_all_that_was_added_works_in_one_run(house: Path, tmp_path: Path) -> Non
     printed = started(house, "recipes.full", *flags(options))
     assert "model.family: pixart" in printed and f"csv: {out / 'metrics.csv'}" in printed
     logged = [line.split(",") for line in (out / "metrics.csv").read_text(encoding="utf-8").splitlines()]
-    losses = [float(value) for _, name, value in logged if name == "train/loss"]
+    losses = [float(value) for _, name, value in logged if name == "loss/train"]
     assert losses == [pytest.approx(each["loss"]) for each in metrics(out)]
     assert 0.8 < losses[0] < 0.95, "of noise, the mean of |x| is 0.8 and that of x^2 is 1; predictions add to both"
     before, trained = (

@@ -97,7 +97,7 @@ def test_the_script_builds_a_workspace_and_a_report(run: Path) -> None:
     panels = {section.name: section.panels for section in workspace.sections}
     assert list(panels) == ["Scores of the checkpoints", "Images", "Loss", "Learning rate and speed"]
     assert [panel.y for panel in panels["Loss"]][2] == ["validation/loss_at_125", "validation/loss_at_625"]
-    assert [panel.table_name for panel in panels["Images"][:2]] == ["score/table", "previews/table"]
+    assert [panel.table_name for panel in panels["Images"][:2]] == ["tables/scores", "tables/previews"]
     assert '"metrics":["score/style"]' in workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
     report = script.make_report("somebody")
     assert report.title == "ink-ab12: which checkpoint to use"
