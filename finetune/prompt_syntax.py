@@ -9,6 +9,7 @@ HTML = re.compile(
     r"|&(?:amp|quot|lt|gt|nbsp|apos|#\d+|#x[0-9a-f]+);",
     re.IGNORECASE,
 )
+REFUSAL, MODEL_SIGN = "a refusal of a captioner", "a sign of a language model such as <|im_end|>"
 SYNTAX: Mapping[str, re.Pattern[str]] = {
     "a wildcard such as {red|blue}": re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__\w[\w/*-]*?__(?!\w)"),
     "a wildcard such as <wildcard:color>": re.compile(
@@ -41,12 +42,23 @@ SYNTAX: Mapping[str, re.Pattern[str]] = {
         r"(?<=[^\sA-Z])\s+AND\s+(?=[^\sA-Z]|[A-Z](?![A-Z\s]))|[\"')]\s*\)?\.(?:and|blend|swap)\("
     ),
     "an embedding such as embedding:name": re.compile(r"(?<![\w:<])embedding:[\w.\\/-]+", re.IGNORECASE),
-    "a sign of a language model such as <|im_end|>": re.compile(
-        r"<\|[a-z_]+\|>|</s>|<image>|\[/?INST\]", re.IGNORECASE
-    ),
+    MODEL_SIGN: re.compile(r"<\|[a-z_]+\|>|</s>|<image>|\[/?INST\]", re.IGNORECASE),
     "markup such as </p> or &amp;": HTML,
     "a network such as <lora:name:1>": re.compile(
         r"<(?:lora|lyco|lycoris|loha|hypernet|embedding):[^<>]*>", re.IGNORECASE
+    ),
+    REFUSAL: re.compile(
+        r"^\W*(?:(?:i'm|i am) (?:really |very |so )?sorry\b|sorry, (?:but )?i\b|i apologi[sz]e\b|unfortunately, i\b"
+        r"|i (?:can't|cannot|can not|won't|am unable|am not able)\b|i'm (?:unable|not able)\b|as an ai\b)",
+        re.IGNORECASE,
+    ),
+    "a heading such as Caption:": re.compile(
+        r"^[\s*#_>]*(?:caption|description|tags|prompt|answer|response|assistant|output)[\s*_]*:|\*\*[^*]+\*\*|^#+\s",
+        re.IGNORECASE,
+    ),
+    "a sign of a list such as - or 1.": re.compile(r"^\s*(?:[-*•‣]\s+|\d{1,2}[.)]\s+)(?=[^\W\d])"),
+    "tags with spaces between them and not commas": re.compile(
+        r"^\s*(?=[^\s,]+(?:\s+[^\s,]+)+\s*$)(?=(?:.*?[^\W\d_]_[^\W_]){2})[^,.;]+$"
     ),
     "an option such as --w 32": re.compile(r"(?:^|\s)--[a-z][\w-]*(?=\s|=|$)", re.IGNORECASE),
     "the separator BREAK": re.compile(r"(?<!\S)BREAK(?![^\s,.])"),
@@ -59,17 +71,24 @@ ADVICE = {
     "(word:1.2)": EXPANDED,
     "\\(": EXPANDED,
     "markup": EXPANDED,
+    "with spaces between": "; write commas between them, and spaces for their underscores",
+    "refusal": "; write another",
     "[trigger]": "; --data.trigger WORDS of a recipe replaces [trigger] and [name]",
 }
 """What to do about syntax in captions, by a part of its description."""
+OPENING = re.compile(
+    r"^\W*(?:i'?\b|sorry|unfortunately|as an|caption|description|tags|prompt|answer|response|assistant|output|\d)"
+    r"|^\s*[-*•‣#>]",
+    re.IGNORECASE,
+)
 SIGNS = re.compile(r"[{\[(<_\\%-]|BREAK|Negative|Steps:|AND|::|\+\+|embedding:|&|\.(?:and|blend|swap)\(", re.IGNORECASE)
-"""Texts without these characters have no such syntax."""
+"""Texts with neither of these have no such syntax."""
 PATH = re.compile(r"\S+\.(?:txt|json|jsonl|csv|ya?ml|toml|lst|md)|(?:~|\.{1,2})?/\S+", re.IGNORECASE)
 
 
 def syntax_in(text: str) -> Iterator[tuple[str, str]]:
     """Yield kind and text of other programs' syntax."""
-    if SIGNS.search(text):
+    if SIGNS.search(text) or OPENING.search(text):
         for name, pattern in SYNTAX.items():
             if found := pattern.search(text):
                 yield name, found.group().strip()

@@ -12,7 +12,7 @@ from finetune.data.captions.files import read_caption_files
 from finetune.data.captions.found import refuse_puzzling, refuse_unusable
 from finetune.data.captions.names import JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError
-from finetune.data.folder_repeats import GIVE_BOTH, FolderRepeats, folder_repeats, note_class_images
+from finetune.data.folder_repeats import GIVE_BOTH, FolderRepeats, folder_repeats, note_class_images, note_splits
 from finetune.data.listing import NOT_TEXT, Entry, Findings
 from finetune.data.metadata_files import read_listing
 from finetune.data.visible_files import CONDITION_SUFFIX, IMAGE_SUFFIXES, MASK_SUFFIX, UNREAD_SUFFIXES
@@ -80,6 +80,7 @@ def with_folder_repeats(entries: Mapping[str, Entry], choice: FolderRepeats, fin
     """Apply the repeats of folders such as 10_NAME. Repeats of a listing win."""
     images = [name for name in entries if is_image_name(name) and not is_mask_name(name)]
     note_class_images(images, f"prepare each by itself and {GIVE_BOTH}", findings)
+    note_splits(images, findings)
     named = folder_repeats(images, choice, "folder_repeats", findings)
     if not named:
         return entries

@@ -15,7 +15,7 @@ from datasets_prep.lint.words import contradictions, style_words
 from datasets_prep.records import LintMark
 from datasets_prep.vision.loading import OF_OTHER_FILES
 from finetune.plurals import plural
-from finetune.prompt_syntax import HTML, syntax_in
+from finetune.prompt_syntax import HTML, MODEL_SIGN, REFUSAL, syntax_in
 
 MOST_DETAILS = 30
 """Marks of one kind; one more mark covers the rest."""
@@ -101,9 +101,9 @@ def lint(
     return marks
 
 
-SYNTAX_KIND = "syntax of other programs"
+SYNTAX_KIND, REFUSAL_KIND = "syntax of other programs", "refusal of a captioner"
 KINDS = (
-    "empty caption", "refusal of a captioner", "broken characters", "trigger missing", "file name as caption",
+    "empty caption", REFUSAL_KIND, "broken characters", "trigger missing", "file name as caption",
     "web address", "markup", SYNTAX_KIND, "contradictory tags", "tag twice in a caption", "style words in a style set",
     "talks of the image itself",
 )  # fmt: skip
@@ -119,7 +119,7 @@ def _marks(source: str, captions: Sequence[str], config: LintConfig, trigger: st
         if not text:
             continue
         if is_refusal(text):
-            yield "refusal of a captioner", ""
+            yield REFUSAL_KIND, ""
         if MOJIBAKE.search(text) or CONTROL.search(text):
             yield "broken characters", ""
         if trigger is not None and with_trigger(text, trigger) != text:
@@ -129,7 +129,7 @@ def _marks(source: str, captions: Sequence[str], config: LintConfig, trigger: st
         elif ADDRESS.search(text):
             yield "web address", ""
         for name, piece in syntax_in(text):
-            if not name.startswith("markup"):
+            if not name.startswith("markup") and name not in (REFUSAL, MODEL_SIGN):  # kinds of their own
                 yield SYNTAX_KIND, f"{name}: {piece[:60]}"
         if MARKUP.search(text) or HTML.search(text) or SPECIAL.search(text):
             yield "markup", ""

@@ -17,7 +17,7 @@ from finetune.data.captions.files import (
 from finetune.data.captions.found import refuse_puzzling
 from finetune.data.captions.names import LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading
-from finetune.data.folder_repeats import GIVE_BOTH, FolderRepeats, folder_repeats, note_class_images
+from finetune.data.folder_repeats import GIVE_BOTH, FolderRepeats, folder_repeats, note_class_images, note_splits
 from finetune.data.images.decode import PLUGINS
 from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.metadata_files import read_listing
@@ -76,6 +76,7 @@ def read_folder(
             + (f"\nSave these as PNG or JPEG, their format is not read: {first_few(unread)}" if unread else "")
         )
     note_class_images(images, GIVE_BOTH, findings)
+    note_splits(images, findings)
     named = folder_repeats(images, repeats, "data.folder_repeats", findings)
     if captions == "none":
         entries = [Entry(name, ("",)) for name in images]

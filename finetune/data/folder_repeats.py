@@ -17,6 +17,8 @@ CLASS_FOLDER = re.compile(
     r"reg(?:ulari[sz]ation)?(?:[-_ ]?(?:images?|imgs?|data))?|class(?:[-_ ]?images?)?", re.IGNORECASE
 )
 """Where sd-scripts' users have class images."""
+TRAINED = frozenset(("train", "training"))
+HELD_OUT = frozenset(("val", "valid", "validation", "test", "testing", "eval", "dev"))
 GIVE_BOTH = (
     "give both: --data.folders SUBJECT '{folder: CLASS, is_regularisation: true}', or to recipes.dreambooth "
     "--data.folder SUBJECT --prior.folder CLASS"
@@ -68,6 +70,18 @@ def note_class_images(images: Iterable[str], advice: str, findings: Findings) ->
             "rename the folder",
             f"{place}/",
         )
+
+
+def note_splits(images: Iterable[str], findings: Findings) -> None:
+    """Warn of images to be held out beside those to train on."""
+    parts = dict.fromkeys(part for name in images for part in posixpath.dirname(name).split("/"))
+    if not TRAINED.isdisjoint(map(str.lower, parts)):
+        for part in [part for part in parts if part.lower() in HELD_OUT]:
+            findings.warn(
+                "folders that seem to hold images for validation, which are trained on with the others; move them "
+                "away, and let validation.fraction hold images out",
+                f"{part}/",
+            )
 
 
 def _class_folder(folder: str) -> str | None:

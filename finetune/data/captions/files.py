@@ -6,7 +6,6 @@ earlier ones. A file that seems to contain captions and is not understood stops 
 """
 
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 from finetune.data.captions.beside import read_beside
@@ -14,7 +13,7 @@ from finetune.data.captions.found import DETECTED, FoundCaptions
 from finetune.data.captions.listed import read_table
 from finetune.data.captions.names import CLASS_SUFFIX, JSON_SUFFIX, LISTINGS, TEXT_SUFFIXES, ImageNames, split_name
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text
-from finetune.data.captions.telling import has_boxes, telling_element
+from finetune.data.captions.telling import CAPTIONS_NAME, has_boxes, telling_element
 from finetune.data.listing import Findings
 
 TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt")
@@ -30,7 +29,10 @@ UNREAD_TABLE_SUFFIXES = (
     ".pdf",
 )  # fmt: skip
 """Files that may list captions where they are called so."""
-UNREAD_TABLE_NAME = re.compile(r"caption|prompt", re.IGNORECASE)
+FOLDER_SETTINGS = frozenset(
+    ("multiply.txt", "cond_dropout.txt", "flip_p.txt", "batch_id.txt", "global.yaml", "local.yaml", "batch.yaml")
+)
+"""EveryDream2's settings for the images of a folder."""
 
 
 def read_caption_files(
@@ -69,11 +71,15 @@ def read_caption_files(
         findings.warn("caption files in a folder of their own, taken for the images of the same name", name)
     read_beside(read, apart, reading, findings, found)
     for name in orphans:
-        if name not in found.used and split_name(name)[1] in TEXT_SUFFIXES:
+        if name not in found.used and split_name(name)[1] in TEXT_SUFFIXES and not _is_folder_setting(name):
             findings.warn("text files without an image of the same name", name)
             if owners := [*filter(is_image, images.nearly(name))]:
                 found.puzzling.setdefault(name, (f"its name is nearly that of {owners[0]}", owners))
     return found
+
+
+def _is_folder_setting(name: str) -> bool:
+    return posixpath.basename(name).lower() in FOLDER_SETTINGS
 
 
 def _note_unread(
@@ -87,6 +93,13 @@ def _note_unread(
     """Note files that may have captions in other forms."""
     for name in names:
         suffix = split_name(name)[1]
+        if _is_folder_setting(name):
+            findings.warn(
+                "settings of EveryDream2 for a folder, which are not read; entries of data.folders have repeats, a "
+                "weight and words around captions",
+                name,
+            )
+            continue
         is_text = suffix in (*UNREAD_TEXT_SUFFIXES, *MARKUP_SUFFIXES)
         owners = [*filter(is_image, images.beside(name))] if is_text else []
         if owners and suffix in UNREAD_TEXT_SUFFIXES:
@@ -102,7 +115,7 @@ def _note_unread(
                 findings.warn(DETECTED, name)
             elif element is not None:
                 found.puzzling[name] = f"a {suffix} beside an image is not read; it has a {element}", owners
-        elif suffix in UNREAD_TABLE_SUFFIXES and UNREAD_TABLE_NAME.search(posixpath.basename(name)):
+        elif suffix in UNREAD_TABLE_SUFFIXES and CAPTIONS_NAME.search(posixpath.basename(name)):
             found.puzzling[name] = f"{suffix} is not read", ()
 
 

@@ -7,8 +7,17 @@ from finetune.data.captions.found import DETECTED, FoundCaptions, note_other
 from finetune.data.captions.names import JSON_SUFFIX, TEXT_SUFFIXES, ImageNames, split_name
 from finetune.data.captions.ratings import without_ratings
 from finetune.data.captions.reading import CaptionReading, Read, UnreadableTextError, read_text, usable_texts
-from finetune.data.captions.tables import Row, csv_rows, json_lines_rows, json_rows, named_lines, parsed_json
-from finetune.data.captions.telling import TELLING_NAME, has_boxes, why_no_text
+from finetune.data.captions.tables import (
+    TAG_FIELDS,
+    TEXT_FIELDS,
+    Row,
+    csv_rows,
+    json_lines_rows,
+    json_rows,
+    named_lines,
+    parsed_json,
+)
+from finetune.data.captions.telling import CAPTIONS_NAME, TELLING_NAME, has_boxes, why_no_text
 from finetune.data.captions.text import has_words
 from finetune.data.listing import Findings
 
@@ -31,7 +40,7 @@ def read_table(
     try:
         rows = _rows(text, split_name(name)[1], reading, images)
     except ValueError as error:
-        if TELLING_NAME.search(posixpath.basename(name)) or _mentions(text, images):
+        if TELLING_NAME.search(posixpath.basename(name)) or _mentions(text, images) or images.beside(name):
             found.puzzling[name] = str(error), ()
         return
     if not rows and split_name(name)[1] in TEXT_SUFFIXES:
@@ -45,6 +54,8 @@ def read_table(
             found.puzzling[name] = f"it names no image that there is, e.g. {rows[0].name}", ()
         return
     if not any(row.values for row, _ in matches):
+        if CAPTIONS_NAME.search(posixpath.basename(name)) and split_name(name)[1] != ".txt":
+            found.puzzling[name] = f"it has none of the fields {', '.join(TEXT_FIELDS)} and {TAG_FIELDS[0]}", ()
         if has_boxes(text):
             findings.warn(DETECTED, name)
         return

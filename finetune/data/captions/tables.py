@@ -17,7 +17,9 @@ NAME_FIELDS = (
     "img", "name",
 )  # fmt: skip
 TEXT_FIELDS = ("caption", "text", "captions")
-TAG_FIELDS = ("tags", "tag_string")
+SPACED_TAGS = "tag_string"
+"""Tags with spaces between them and none in them."""
+TAG_FIELDS = ("tags", SPACED_TAGS)
 RATING = "rating"
 TRAINER_FIELDS = frozenset(("caption", "tags", "train_resolution"))
 """Fields of sd-scripts' metadata, where an image's tags follow its caption."""
@@ -66,7 +68,11 @@ def caption_values(value: object, reading: CaptionReading) -> list[object] | Non
     column = reading.column
     fields = [field for field in dict.fromkeys((column, *TEXT_FIELDS)) if field in value and field not in TAG_FIELDS]
     found: list[object] = [value[field] for field in fields]
-    tags = next((value[field] for field in (column, *TAG_FIELDS) if field in TAG_FIELDS and field in value), None)
+    field, tags = next(
+        ((field, value[field]) for field in (column, *TAG_FIELDS) if field in TAG_FIELDS and field in value), ("", None)
+    )
+    if field == SPACED_TAGS and isinstance(tags, str) and "," not in tags:
+        tags = tags.split()
     if tags is not None:
         found.append(with_rating(tags, value, reading))
     if not found:

@@ -18,6 +18,8 @@ TELLING_NAME = re.compile(r"caption|prompt|tags?\b|label|annotation|meta", re.IG
 BOX_FIELD = re.compile(r"bbox(?:es)?|bndbox|box(?:es|_2d)?|x_?min|points|polygons?|segmentation|keypoints")
 """An object detector writes these beside its labels."""
 HAS_BOXES = re.compile(rf"(?<![^\W_])(?:{BOX_FIELD.pattern})(?![^\W_])")
+CAPTIONS_NAME = re.compile(r"caption|prompt", re.IGNORECASE)
+"""A file called so lists captions and nothing else."""
 DEPTH = 6
 """Of nested objects that are looked into."""
 ELEMENT = re.compile(

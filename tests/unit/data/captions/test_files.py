@@ -367,3 +367,30 @@ def test_ratings_among_tags_stay_where_they_are_wanted(tmp_path: Path) -> None:
     write(tmp_path, {"x.png": P, "x.txt": "rating:safe, 1girl"})
     manifest = read_manifest(str(tmp_path), reading=CaptionReading(keeps_rating=True))
     assert captions(manifest) == {"x.png": ("rating:safe, 1girl",)} and manifest.warnings == ()
+
+
+def test_tags_of_danbooru_are_separated_by_spaces(tmp_path: Path) -> None:
+    files: Files = {"x.png": P, "x.png.json": '{"tag_string": "1girl cat hat"}'}
+    assert both(tmp_path, files) == {"x.png": ("1girl, cat, hat",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.srt", "1\n00:00:00,000 --> 00:00:01,000\na red cat\n", "a .srt beside an image is not read"),
+        ("x.csv", "tag,score\ncat,0.9\n", "the columns tag, score"),
+        ("captions.csv", "filename,label\nx.png,a cat\n", "none of the fields caption, text, captions and tags"),
+    ],
+)
+def test_captions_in_further_forms_stop_the_run(tmp_path: Path, name: str, content: str, words: str) -> None:
+    folder = write(tmp_path, {"x.png": P, name: content})
+    with pytest.raises(ValueError, match=words):
+        read_manifest(folder)
+
+
+def test_settings_of_everydream_and_held_out_images_are_named(tmp_path: Path) -> None:
+    files: Files = {"train/a.png": P, "train/a.txt": "a", "val/b.png": Q, "val/b.txt": "b"}
+    files |= {"train/multiply.txt": "3", "val/global.yaml": "main_prompt: x"}
+    held_out, settings = sorted(read_manifest(write(tmp_path, files)).warnings)
+    assert settings.startswith("settings of EveryDream2") and "(2): train/multiply.txt, val/global.yaml" in settings
+    assert held_out.startswith("folders that seem to hold images for validation") and "(1): val/" in held_out
