@@ -18,6 +18,7 @@ from finetune.command_options import (
     plan_words,
 )
 from finetune.config.parse.once import options_once
+from finetune.config.parse.usual_commands import usual_problem
 from finetune.processes.garbage import spare_imports
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
@@ -48,6 +49,8 @@ def main() -> None:
         add(commands)
     commands.add_parser("generate", help="draw images from prompts, with adapters and new tokens", add_help=False)
     commands.add_parser("export", help="write a model as one file for other programs", add_help=False)
+    if (problem := usual_problem(sys.argv[1:])) is not None:
+        parser.exit(1, f"error: {problem}\n")
     if sys.argv[1:2] in (["generate"], ["evaluate"], ["export"]):  # their options are those of a config class
         run(argparse.Namespace(command=sys.argv[1], options=sys.argv[2:]))
         return

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.lora_files.options import instead_of_folder
+from finetune.lora_files.other_files import other_kind, why_unreadable
 from finetune.plurals import first_few, plural
 from finetune.sampling.weight_changes import change_of
 
@@ -68,6 +69,8 @@ def show(path: Path) -> list[str]:
     tensors, metadata = read(path)
     layers = list(layers_of(tensors))
     if not layers:
+        if (other := other_kind(tensors)) is not None:
+            raise ValueError(f"file: {path} is {other[0]}, which is not read. {other[1]}")
         raise ValueError(
             f"file: {path} has {plural(len(tensors), 'tensor')} and no adapters, e.g. {min(tensors, default='none')}. "
             "Expected a file of LoRA, LoHa, LoKr or weight differences."
@@ -98,7 +101,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"file: {path} is not a readable safetensors file ({error}). Use another file.") from error
+        why = why_unreadable(path, error)
+        raise ValueError(f"file: {path} is not a readable safetensors file ({why}). Use another file.") from error
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> Iterator[Layer]:

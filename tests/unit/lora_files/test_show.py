@@ -65,3 +65,38 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(b"not one")
     with pytest.raises(ValueError, match="is not a readable safetensors file"):
         show(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("emb_params", "an embedding of a new word, which is not read. finetune generate --embedding takes it"),
+        ("double_blocks.0.processor.qkv_lora1.down.weight", "in the layout of XLabs, which is not read. diffusers"),
+        ("lora_unet_a_to_q.oft_blocks", "an OFT adapter"),
+        ("lora_unet_a_to_q.b1.weight", "a GLoRA"),
+        ("lora_unet_a_to_q.on_input", "an IA3 adapter"),
+        ("image_proj.proj.weight", "an IP-Adapter"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "a whole model, which is not read. finetune lora extract"),
+        ("decoder.conv_in.weight", "a VAE, which is not read. model.vae takes it"),
+        ("something.else", "Expected a file of LoRA"),
+    ],
+)
+def test_what_is_mistaken_for_a_lora_is_named(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        show(written(tmp_path / "x.safetensors", {name: torch.ones(2, 2)}))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><html>", "it is a web page. Download the file again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS. Fetch the file: git lfs pull"),
+        (b"PK\x03\x04", "it is a pickle of torch"),
+        (None, "there is no such file"),
+    ],
+)
+def test_a_file_that_is_not_safetensors_says_what_it_is(content: bytes | None, words: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        show(tmp_path / "x.safetensors")

@@ -1,0 +1,56 @@
+"""Files that are mistaken for a LoRA; torch-free."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (re.compile(r"emb_params|clip_[lg]|t5"), "an embedding of a new word", "finetune generate --embedding takes it."),
+    (
+        re.compile(r".*\.processor\.\w*lora\d\..*"),
+        "in the layout of XLabs",
+        "diffusers converts it: load_lora_weights, then save_lora_weights.",
+    ),
+    (
+        re.compile(r".*\.oft_(?:blocks|diag)"),
+        "an OFT adapter",
+        "Programs such as ComfyUI apply it.",
+    ),
+    (re.compile(r".*\.[ab][12]\.weight"), "a GLoRA", "Programs such as ComfyUI apply it."),
+    (re.compile(r".*\.on_input"), "an IA3 adapter", "Programs such as A1111 apply it."),
+    (re.compile(r"lora_controlnet"), "a ControlNet's LoRA", "ControlNets are not trained here."),
+    (
+        re.compile(r"(?:ip_adapter|image_proj)\..*"),
+        "an IP-Adapter",
+        "It needs images as prompts.",
+    ),
+    (
+        re.compile(r"(?:model\.diffusion_model|first_stage_model|double_blocks|input_blocks)\..*"),
+        "a whole model",
+        "finetune lora extract FILE BASE --output LORA.safetensors makes a LoRA of its difference.",
+    ),
+    (re.compile(r"(?:encoder|decoder)\.conv_in\..*"), "a VAE", "model.vae takes it."),
+)
+"""The names of tensors that tell, what the file is, and what to do."""
+STARTS = (
+    (b"<", "it is a web page. Download the file again, logged in where that is needed"),
+    (b"version https://git-lfs", "it is a pointer of Git LFS. Fetch the file: git lfs pull"),
+    (b"PK\x03\x04", "it is a pickle of torch. Save its tensors as safetensors in the program that made it"),
+)
+
+
+def other_kind(names: Iterable[str]) -> tuple[str, str] | None:
+    """Recognize a file by its tensors. Return what it is and what to do."""
+    listed = list(names)
+    for pattern, what, advice in OTHERS:
+        if any(map(pattern.fullmatch, listed)):
+            return what, advice
+    return None
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Say why a file is not safetensors. Its first bytes tell, or the library."""
+    if not path.exists():
+        return "there is no such file"
+    start = path.read_bytes()[:64] if path.stat().st_size < 10**6 else b""
+    return next((why for sign, why in STARTS if start.startswith(sign)), str(error))
