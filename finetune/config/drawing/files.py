@@ -132,6 +132,11 @@ def of_value(value: object, lines: Sequence[int]) -> Read:
         return prompts_of_dimensions(cast("Mapping[object, object]", value))
     if not isinstance(value, list):
         kind = "nothing" if value is None else type(cast("object", value)).__name__
+        if isinstance(value, dict):
+            inner = list(cast("Mapping[object, object]", value).values())
+            is_workflow = any(isinstance(each, dict) and "class_type" in each for each in inner)
+            is_library = inner and "prompt" not in value and all(isinstance(each, str) for each in inner)
+            kind = "a workflow of ComfyUI" if is_workflow else "texts by name" if is_library else kind
         return [], [f"holds {kind}, expected a list of prompts, or `dimensions:` with a `template:`."]
     prompts: list[PromptOptions] = []
     found: list[str] = []

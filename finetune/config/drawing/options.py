@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import cast
 
@@ -132,6 +132,14 @@ ELSEWHERE: Mapping[str, str] = {
     "ar": "the aspect of Midjourney's images; use --w and --h",
 }
 """Options of other programs that have no counterpart here."""
+CALLED_HERE: Mapping[str, str] = {
+    **dict.fromkeys(("scale", "cfg", "cfg_scale", "guidance"), "guidance_scale"),
+    **dict.fromkeys(("steps", "sample_steps", "diffusion_steps", "num_steps"), "num_inference_steps"),
+    **dict.fromkeys(("negative", "neg", "negativeprompt"), "negative_prompt"),
+    **dict.fromkeys(("sample_sampler", "noise_scheduler", "scheduler"), "sampler"),
+    **dict.fromkeys(("text", "caption", "positive_prompt"), "prompt"),
+}
+"""Their names of ours."""
 OPTION = re.compile(r"(?:^|\s)--([a-zA-Z]\w*)(?=\s|=|$)=?")
 
 
@@ -169,7 +177,13 @@ def unknown_option(option: str) -> str:
     if what := ELSEWHERE.get(option.lower()):
         return f"--{option}: {what}, which is not supported. Remove it."
     known = ", ".join(f"--{field.letters[0]} ({name})" for name, field in FIELDS.items())
-    return f"--{option}: no such option.{suggestion(option, FIELDS)} Use {known}; words need no two hyphens."
+    return f"--{option}: no such option.{called_here(option, FIELDS)} Use {known}; words need no two hyphens."
+
+
+def called_here(name: str, known: Collection[str]) -> str:
+    """Return a sentence with our name of an option. Empty where none is near."""
+    ours = CALLED_HERE.get(name.lower())
+    return suggestion(name, known) if ours is None else f" It is called {ours} here."
 
 
 def options_from(
@@ -204,7 +218,7 @@ def options_of_mapping(given: Mapping[object, object]) -> tuple[PromptOptions, l
             known[str(name)] = value
         elif name not in ("prompt", *FIELDS):
             found.append(
-                f"{name}: no such option.{suggestion(str(name), ['prompt', *FIELDS])} Use {', '.join(FIELDS)}."
+                f"{name}: no such option.{called_here(str(name), ['prompt', *FIELDS])} Use {', '.join(FIELDS)}."
             )
     prompt = given.get("prompt")
     if not isinstance(prompt, str):

@@ -201,3 +201,27 @@ def test_all_mistakes_of_the_command_come_at_once(tmp_path: Path) -> None:
         "imag:",
     ):
         assert word in str(raised.value), word
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("scale", "guidance_scale"),
+        ("cfg_scale", "guidance_scale"),
+        ("sample_steps", "num_inference_steps"),
+        ("diffusion_steps", "num_inference_steps"),
+        ("noise_scheduler", "sampler"),
+    ],
+)
+def test_names_of_other_programs_are_answered_with_ours(theirs: str, ours: str, tmp_path: Path) -> None:
+    (wrong,) = read_prompt_file(written(tmp_path, "p.json", json.dumps([{"prompt": "a cat", theirs: 7}])))[1]
+    assert f"{theirs}: no such option. It is called {ours} here." in wrong
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [('{"cat": "a cat"}', "holds texts by name"), ('{"3": {"class_type": "KSampler"}}', "holds a workflow of ComfyUI")],
+)
+def test_files_of_other_programs_are_named(content: str, words: str, tmp_path: Path) -> None:
+    (wrong,) = read_prompt_file(written(tmp_path, "p.json", content))[1]
+    assert f"{words}, expected a list of prompts" in wrong
