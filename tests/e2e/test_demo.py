@@ -1,5 +1,4 @@
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +6,14 @@ import pytest
 from PIL import Image
 
 from finetune.demo.glyphs import GLYPHS, INK, NUM_REPEATED, PAPER, PICTURE_SIZE, file_stem, write_glyph_folder
-from finetune.demo.run import CELL, LABEL, PROMPTS
+from finetune.demo.run import CELL, LABEL, PROMPTS, is_newer
+from tests.support.launch import succeeded
 from tests.support.prepared import rows_of
-
-ROOT = Path(__file__).parents[2]
 
 
 def run_demo(output: Path) -> str:
-    command = [sys.executable, "-m", "finetune.cli", "demo", "--output", str(output), "--steps", "90"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
+    """Run it in a process with all imports; its stages are processes as ever."""
+    return succeeded(["-m", "finetune.cli", "demo", "--output", str(output), "--steps", "90"], seconds=1200)
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +67,23 @@ def test_the_style_is_unmistakable_and_was_not_there_before(output: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_same_command_again_draws_the_same_image_and_trains_nothing(output: Path) -> None:
-    first = (output / "before_after.png").read_bytes()
+def test_the_same_command_again_trains_and_draws_nothing(output: Path) -> None:
+    files = [output / "before_after.png", *(output / "run" / "export").iterdir()]
+    first = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
     assert "is finished" in run_demo(output)
-    assert (output / "before_after.png").read_bytes() == first
+    assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files] == first
+
+
+def test_an_image_is_kept_where_it_is_newer_than_the_lora(tmp_path: Path) -> None:
+    file, lora = tmp_path / "image.png", tmp_path / "export" / "a.safetensors"
+    lora.parent.mkdir()
+    lora.touch()
+    assert not is_newer(file, lora.parent)
+    for time, is_kept in ((2, True), (1, False), (0, False)):
+        file.touch()
+        os.utime(file, (time, time))
+        os.utime(lora, (1, 1))
+        assert is_newer(file, lora.parent) == is_kept
 
 
 def test_the_prompts_name_nothing_that_the_style_set_shows() -> None:

@@ -20,15 +20,15 @@ def command(arguments: list[str], **environment: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, **options)
 
 
-def forked(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def forked(arguments: list[str], *, seconds: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a module as `command` does, in a process with all imports."""
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("out", "err")]
         process = forked_process(_run_module, (arguments, outputs, os.environ | environment))
-        process.join(300)
+        process.join(seconds)
         if process.is_alive():
             process.kill()
-            raise AssertionError(f"still running after 300 s: {arguments}\n{outputs[1].read_text()}")
+            raise AssertionError(f"still running after {seconds} s: {arguments}\n{outputs[1].read_text()}")
         said = [path.read_text() if path.exists() else "" for path in outputs]
     return subprocess.CompletedProcess(arguments, process.exitcode or 0, *said)
 
@@ -40,13 +40,13 @@ def _run_module(arguments: list[str], outputs: list[Path], environment: dict[str
     runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
 
 
-def succeeded(arguments: list[str], **environment: str) -> str:
+def succeeded(arguments: list[str], *, seconds: float = 300, **environment: str) -> str:
     """Run Python as `command` does, to a good end. Return what was printed.
 
-    The project's modules run in processes that have all imports already.
+    The project's modules run in processes that have all imports already. `seconds` is their time.
     """
     is_module = arguments[0] == "-m" and arguments[1].partition(".")[0] in ("finetune", "recipes", "datasets_prep")
-    ended = (forked if is_module else command)(arguments, **environment)
+    ended = forked(arguments, seconds=seconds, **environment) if is_module else command(arguments, **environment)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
