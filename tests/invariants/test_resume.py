@@ -24,7 +24,6 @@ FAST = ("lora", "textual_inversion_ema_bf16", "dreambooth_pictures", "full_bf16_
 
 VARIANTS: dict[str, tuple[str, Options]] = {
     "lora": ("lora", {"validation.fraction": 0.3, "validation.every": 3, "lora.dropout": 0.2}),
-    "lora_bf16": ("lora", {"train.gradient_checkpointing": True}),
     "adamw8bit_accumulation": ("lora", {"optim.name": "adamw8bit", "train.accumulation": 2, "lora.rank": 64}),
     "text_encoder": ("lora", WITH_TEXT_ENCODER | {"optim.text_encoder_lr": 1e-3, "train.log_every": 4}),
     "uncached_augmented": ("lora", UNCACHED | {"data.crop": "random", "data.flip": True, "data.num_workers": 1}),
@@ -34,14 +33,18 @@ VARIANTS: dict[str, tuple[str, Options]] = {
         | {"loss.input_perturbation": 0.1, "loss.nearest_noise": 3, "loss.min_timestep": 20, "train.accumulation": 2}
         | {"loss.timestep_bias": "content", "validation.fraction": 0.3, "validation.every": 3},
     ),
-    "pissa_ema_bf16": ("lora", {"lora.init": "pissa", "train.ema_decay": 0.9}),
+    "pissa_ema_bf16": ("lora", {"lora.init": "pissa", "train.ema_decay": 0.9, "train.gradient_checkpointing": True}),
     "dora_plus_convolutions": (
         "lora",
         {"lora.dora": True, "lora.conv": True, "lora.plus_ratio": 16, "lora.rank_pattern": ("attn2=2",)},
     ),
-    "loha": ("lora", {"lora.kind": "loha"}),
-    "lokr": ("lora", {"lora.kind": "lokr"}),
-    "oft": ("lora", {"lora.kind": "oft", "lora.rank": 16, "lora.block_size": 4}),
+    "loha_prodigy": ("lora", {"lora.kind": "loha", "optim.name": "prodigy", "optim.lr": 1.0}),
+    "lokr_adafactor": ("lora", {"lora.kind": "lokr", "optim.name": "adafactor"}),
+    "oft_schedule_free": (
+        "lora",
+        {"lora.kind": "oft", "lora.rank": 16, "lora.block_size": 4, "optim.name": "adamw_schedule_free"}
+        | {"validation.fraction": 0.3, "validation.every": 2},
+    ),
     "full_ema": ("full", {"train.ema_decay": 0.9, "optim.lr": 1e-4, "optim.schedule": "cosine"}),
     "full_bf16_stochastic": (
         "full",
@@ -57,12 +60,9 @@ VARIANTS: dict[str, tuple[str, Options]] = {
         {"optim.name": "adafactor", "optim.in_backward": True, "train.max_grad_norm": 0.0, "full.train": ("attn",)}
         | {"train.ema_decay": 0.9, "train.ema_device": "cpu"},
     ),
-    "schedule_free": ("lora", {"optim.name": "adamw_schedule_free", "validation.fraction": 0.3, "validation.every": 2}),
     "muon": ("full", {"optim.name": "muon", "optim.lr": 1e-3} | WITH_TEXT_ENCODER),
-    "prodigy": ("lora", {"optim.name": "prodigy", "optim.lr": 1.0}),
     "paged_adamw8bit": ("lora", {"optim.name": "paged_adamw8bit", "lora.rank": 64}),
     "lion8bit": ("lora", {"optim.name": "lion8bit", "optim.lr": 1e-3, "lora.rank": 64}),
-    "adafactor": ("lora", {"optim.name": "adafactor"}),
     "autoencoder": ("pretrain", {"stage": "autoencoder", "autoencoder.steps": STEPS, "autoencoder.batch_size": 2}),
     "textual_inversion_ema_bf16": (
         "textual_inversion",

@@ -29,7 +29,15 @@ RECIPES = ["recipes.lora", "recipes.full", "recipes.dreambooth", "recipes.pretra
 SERVER = multiprocessing.forkserver.ForkServer()
 """A fork server beside the process's usual one, which belongs to datasets_prep.workers.pool and imported other
 things."""
-SERVER.set_forkserver_preload(["finetune.train", *RECIPES, "bitsandbytes", "tests.support.runs"])
+LATER = ["bitsandbytes", "datasets", "diffusers.pipelines.onnx_utils", "tyro"]
+LATER += [
+    "finetune.methods.full",
+    "finetune.models.families.sd",
+    "finetune.run.class_images",
+    "finetune.evaluate.command",
+]
+"""What processes of most tests import as they need it."""
+SERVER.set_forkserver_preload(["finetune.train", *RECIPES, *LATER, "tests.support.runs"])
 
 Options = dict[str, object]
 Environment = dict[str, str] | None
