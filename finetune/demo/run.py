@@ -71,7 +71,7 @@ def run_demo(output: Path, steps: int | None = None) -> Path:
 
 
 def is_newer(file: Path, folder: Path) -> bool:
-    """Compare the times of a file, which may be absent, and of those in a folder."""
+    """Compare a file, which may be absent, with those in a folder."""
     return file.exists() and file.stat().st_mtime_ns > max(each.stat().st_mtime_ns for each in folder.iterdir())
 
 

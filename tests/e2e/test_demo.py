@@ -12,7 +12,7 @@ from tests.support.prepared import rows_of
 
 
 def run_demo(output: Path) -> str:
-    """Run it in a process with all imports; its stages are processes as ever."""
+    """Run the command in a forked process. Its stages have their own."""
     return succeeded(["-m", "finetune.cli", "demo", "--output", str(output), "--steps", "90"], seconds=1200)
 
 
