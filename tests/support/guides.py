@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from accelerate.commands.launch import launch_command_parser
+
 from tests.support.launch import succeeded
 
 ROOT = Path(__file__).parents[2]
@@ -16,11 +18,7 @@ FAST = (
 )
 """Options that make a command of a guide a matter of seconds on a micro model."""
 
-PROGRAMS = {
-    "python": [],
-    "finetune": ["-m", "finetune.cli"],
-    "accelerate": ["-m", "accelerate.commands.accelerate_cli"],
-}
+PROGRAMS = {"python": [], "finetune": ["-m", "finetune.cli"]}
 
 
 def command_lines(text: str) -> list[str]:
@@ -40,5 +38,13 @@ def command_with(guide: str, word: str) -> list[str]:
 
 
 def run_command(command: list[str], stand_ins: Mapping[str, str], extra: list[str]) -> None:
-    """Run a command with words replaced and added; it must succeed."""
-    succeeded(PROGRAMS[command[0]] + [stand_ins.get(word, word) for word in command[1:]] + extra)
+    """Run a command with words replaced and added; it must succeed.
+
+    Words for `accelerate launch` are read as it reads them, and its program runs alone.
+    """
+    words = [stand_ins.get(word, word) for word in command[1:]] + extra
+    if command[:2] == ["accelerate", "launch"]:
+        read = launch_command_parser().parse_args(words[1:])
+        assert read.module and Path(read.config_file).is_file(), words
+        words = ["-m", read.training_script, *read.training_script_args]
+    succeeded(PROGRAMS.get(command[0], []) + words)
