@@ -20,7 +20,7 @@ from datasets_prep.workers.pool import Engine, PoolEngine, usable_cores
 from datasets_prep.workers.ray_cluster import RayEngine
 from finetune.data.listing import Findings
 
-VERSION = 7
+VERSION = 8
 """Increased when the same input gives another result."""
 
 

@@ -31,7 +31,7 @@ ALIKE = 0.3
 
 def quality_of(grey: Image.Image) -> float:
     """Estimate the JPEG quality that a grey image once had. It is 1 to 100, and 100 where nothing shows."""
-    levels = np.abs(frequencies_of(grey))
+    levels = np.abs(frequencies_of(np.asarray(grey.crop(middle_box(grey.size)), np.float32), FREQUENCIES))
     found = np.array([step_of(each) for each in levels.T]) if len(levels) else np.zeros(len(FREQUENCIES))
     ratios = (found / STANDARD_STEPS)[found > 0]
     ratio = float(np.median(ratios)) if len(ratios) else 1.0
@@ -41,18 +41,22 @@ def quality_of(grey: Image.Image) -> float:
     return max(1.0, (200 - scale) / 2 if scale <= 100 else 5000 / scale)
 
 
-def frequencies_of(grey: Image.Image) -> np.ndarray:
-    """Return the levels of FREQUENCIES in each block [N F]. Blocks are from the middle of the image."""
-    left, top = (max(0, (side - MIDDLE) // 2 // BLOCK * BLOCK) for side in grey.size)
+def middle_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the box of whole blocks in the middle. It is at most MIDDLE wide and high."""
+    left, top = (max(0, (side - MIDDLE) // 2 // BLOCK * BLOCK) for side in size)
     right, bottom = (
-        start + min(MIDDLE, side - start) // BLOCK * BLOCK for start, side in zip((left, top), grey.size, strict=True)
+        start + min(MIDDLE, side - start) // BLOCK * BLOCK for start, side in zip((left, top), size, strict=True)
     )
-    pixels = np.asarray(grey.crop((left, top, right, bottom)), np.float32)
+    return left, top, right, bottom
+
+
+def frequencies_of(pixels: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Return the levels [N F] of frequencies [F 2]. These are down and across, in each block of an image [H W]."""
     down, across = (side // BLOCK for side in pixels.shape)
     blocks = pixels.reshape(down, BLOCK, across, BLOCK).swapaxes(1, 2).reshape(down * across, BLOCK * BLOCK)
     waves = np.cos(np.pi * np.arange(BLOCK)[:, None] * (np.arange(BLOCK) + 0.5) / BLOCK) / 2
     waves[0] /= np.sqrt(2)
-    basis = np.stack([np.outer(waves[down], waves[across]).ravel() for down, across in FREQUENCIES], 1)
+    basis = np.stack([np.outer(waves[down], waves[across]).ravel() for down, across in frequencies], 1)
     return blocks @ basis.astype(np.float32)
 
 

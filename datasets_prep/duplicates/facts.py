@@ -11,18 +11,26 @@ from PIL import Image
 from datasets_prep.duplicates.appearances import KeptBytes
 from datasets_prep.duplicates.compression import quality_of
 from datasets_prep.duplicates.consensus import Consensus, shared_information
+from datasets_prep.duplicates.curves import changed_tones, tone_figures
 from datasets_prep.duplicates.frames import Box, frame_of, may_be_framed, place_of, thumbnail
-from datasets_prep.duplicates.pairs import Made, made_of, pair_figures
+from datasets_prep.duplicates.made import Made
+from datasets_prep.duplicates.pairs import made_of, pair_figures
 from finetune.similarity.appearance import look_at
 
-VERSION = 4
+VERSION = 5
 """Increased when an image gets other measures."""
 RIM = 32
 """The rim is the shorter side divided by this."""
 BORDER_TOLERANCE = 6
 """Levels by which pixels of a border differ; plain backgrounds of photographs vary more."""
+SAME_CONTENT = 0.9
+"""Correlation of thumbnails from which images show the same; crops show something else."""
 MORE_ALIKE = 0.01
 """How much higher the correlation of whole images must be to take an apparent border for content."""
+SAME_INSIDE = 0.98
+"""Correlation from which two images have the same within their borders."""
+SAME_SHAPE = 1.05
+"""Ratio of aspects up to which two boxes have the same shape."""
 MOST_MIDDLES = 16
 """Images of a group that the others are compared with to find their common part."""
 WHOLE, INSIDE = 0, 1
@@ -36,6 +44,7 @@ class Opened:
     image: Image.Image
     parts: tuple[Image.Image, Image.Image]
     """Its parts in grey."""
+    inside: Box
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,9 @@ class Details:
         found = float(self._known(number, f"shared {self._name(other)} {factor:.2f}", measure)[0])
         return None if found < 0 else found
 
-    def made_of(self, first: tuple[int, int], second: tuple[int, int], with_added: bool = True) -> Made:
+    def made_of(
+        self, first: tuple[int, int], second: tuple[int, int], with_added: bool = True, with_scaled: bool = True
+    ) -> Made:
         """Find which of two parts was made of the other. Each is an image and a part; both have the same size."""
         names = {each: self._name(each[0]) for each in (first, second)}
         one, other = sorted((first, second), key=lambda each: (names[each], each))
@@ -112,24 +123,28 @@ class Details:
         def measure() -> np.ndarray:
             return pair_figures(*(self._opened(number).parts[part] for number, part in (one, other)))
 
-        found = made_of(self._known(one[0], f"pair {one[1]} {names[other]} {other[1]}", measure), with_added)
-        if one == first or found is Made.UNKNOWN:
-            return found
-        return Made.FIRST if found is Made.SECOND else Made.SECOND
+        def measure_tones() -> np.ndarray:
+            return tone_figures(*(self._colours(number, part) for number, part in (one, other)))
+
+        pair = f"{one[1]} {names[other]} {other[1]}"
+        found = made_of(self._known(one[0], f"pair {pair}", measure), with_added)
+        if found is Made.UNKNOWN and with_added:
+            found = changed_tones(self._known(one[0], f"tones {pair}", measure_tones), with_scaled)
+        return found if one == first else found.swapped
 
     def consensus(self, numbers: Sequence[int]) -> Consensus:
         """Measure what images tell about each other, but for their borders."""
         names = sha256(" ".join(self._name(number) for number in numbers).encode()).hexdigest()[:24]
 
         def measure() -> np.ndarray:
-            return shared_information([look_at(self._inside(number)) for number in numbers]).ravel()
+            return shared_information([look_at(self._colours(number, INSIDE)) for number in numbers]).ravel()
 
         shared = self._known(numbers[0], f"consensus {names}", measure)
         return Consensus(numbers, shared.reshape(-1, len(numbers), len(numbers)))
 
-    def _inside(self, number: int) -> Image.Image:
+    def _colours(self, number: int, part: int) -> Image.Image:
         opened = self._opened(number)
-        return opened.image.crop(self._frames.get(number) or inside_of(opened.parts[WHOLE]))
+        return opened.image.crop(opened.inside) if part == INSIDE else opened.image
 
     def _facts(self, number: int) -> np.ndarray:
         return self._known(number, "facts" + self._frame_name(number), lambda: facts_of(self._opened(number)))
@@ -155,7 +170,8 @@ class Details:
                 self._open.popitem(last=False)
             image = self._load(number)
             grey = image.convert("L")
-            self._open[number] = Opened(image, (grey, grey.crop(self._frames.get(number) or inside_of(grey))))
+            inside = self._frames.get(number) or inside_of(grey)
+            self._open[number] = Opened(image, (grey, grey.crop(inside)), inside)
         self._open.move_to_end(number)
         return self._open[number]
 
@@ -193,9 +209,7 @@ def lost(grey: Image.Image, factor: float) -> np.ndarray:
 def common_parts(facts: Mapping[int, Facts]) -> dict[int, int]:
     """Find the part of each image that matches the others. Text and noise may cross the border of an image on a plain
     background, so whole images are compared then."""
-    shown = np.stack([each.thumbnails for each in facts.values()])
-    shown = shown - shown.mean(2, keepdims=True)
-    shown = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-6)
+    shown = unit_thumbnails(facts)
     best_score, best_parts = 0.0, np.full(len(facts), INSIDE)
     for part in (INSIDE, WHOLE):
         for middle in shown[:MOST_MIDDLES, part]:
@@ -205,3 +219,30 @@ def common_parts(facts: Mapping[int, Facts]) -> dict[int, int]:
             if score > best_score + MORE_ALIKE:
                 best_score, best_parts = score, parts
     return {number: int(part) for number, part in zip(facts, best_parts, strict=True)}
+
+
+def unit_thumbnails(facts: Mapping[int, Facts]) -> np.ndarray:
+    """Return thumbnails [N 2 1024], of which products are correlations."""
+    shown = np.stack([each.thumbnails for each in facts.values()])
+    shown = shown - shown.mean(2, keepdims=True)
+    return shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-6)
+
+
+def common_sides(facts: Mapping[int, Facts], parts: Mapping[int, int]) -> dict[int, float]:
+    """Measure the sides of parts. A drawing on white may be on a larger white canvas, which no part of the others
+    matches. Its side then follows from what both have within their borders."""
+    shown, numbers = unit_thumbnails(facts), list(facts)
+    chosen = np.stack([shown[place, parts[number]] for place, number in enumerate(numbers)])
+    alike = chosen @ chosen.T
+    matching = np.flatnonzero(alike[alike.sum(0).argmax()] >= SAME_CONTENT)
+    sides = {number: each.side(parts[number]) for number, each in facts.items()}
+    for place, number in enumerate(numbers):
+        same = shown[matching, INSIDE] @ shown[place, INSIDE]
+        if place in matching or same.max() < SAME_INSIDE:
+            continue
+        each, other = facts[number], facts[numbers[matching[same.argmax()]]]
+        (width, height), (its_width, its_height) = each.sizes[INSIDE], other.sizes[INSIDE]
+        shape = width * its_height / (height * its_width)
+        if max(shape, 1 / shape) <= SAME_SHAPE:
+            sides[number] = sides[numbers[matching[same.argmax()]]] * each.side(INSIDE) / other.side(INSIDE)
+    return sides

@@ -21,6 +21,9 @@ MARGIN, SMALLEST = 0.02, 0.05
 """Share of a side up to which nothing surrounds it, and the smallest share of a side that is in a frame."""
 SEARCHED, STRIP, GAP = 0.02, 0.01, 2
 """Shares of a side within which an edge is looked for and of the strip beside it, and pixels between these."""
+STRONG = 0.2
+"""Share of the largest step near an edge from which the outermost step is the edge; images may have edges of their own
+near it."""
 SAME_TONE, FLAT_STRIP, CHANGED = 12, 0.8, 0.3
 """Levels, the share of a strip within so many of its median, and the share of the pixels at the edges that leave it."""
 SAME_CONTENT = 0.9
@@ -95,7 +98,7 @@ def edges(
         reach = max(3, round(SEARCHED * (between[1] - between[0])))
         start = max(1, place - reach)
         steps = np.abs(np.diff(rows[:, start - 1 : min(width - 1, place + reach) + 1], axis=1)).mean(0)
-        edge = start + int(steps.argmax())
+        edge = start + int(np.flatnonzero(steps >= STRONG * steps.max())[0 if is_first else -1])
         strip = max(2, round(STRIP * width))
         beyond = rows[:, max(0, edge - GAP - strip) : edge - GAP] if is_first else rows[:, edge + GAP :][:, :strip]
         inside = rows[:, edge + GAP] if is_first else rows[:, edge - GAP - 1]

@@ -4,7 +4,7 @@ Criteria in order: most pixels within the border, not counting enlargements, whi
 lack; narrowest border; colour; a JPEG quality that shows no blocks; a caption of its own. The rest is ordered: in a
 group of more than two, those most like all others come first (an edit differs less from its original than from another
 edit), otherwise the usual rank decides. The first is kept that was not made of another by blurring, sharpening,
-darkening corners or drawing over it (`pairs`). Tone curves leave no such trace.
+darkening corners or drawing over it (`pairs`), or by a change of tones (`curves`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datasets_prep.duplicates.consensus import Consensus
-from datasets_prep.duplicates.facts import WHOLE, Details, Facts, common_parts
-from datasets_prep.duplicates.pairs import Made
+from datasets_prep.duplicates.facts import SAME_CONTENT, WHOLE, Details, Facts, common_parts, common_sides
+from datasets_prep.duplicates.made import Made
 from datasets_prep.records import Duplicate
 from finetune.similarity.appearance import can_verify
 
@@ -29,8 +29,6 @@ LARGEST_CROP = 1.7
 """Ratio of sides up to which a smaller image may be a crop that is found again."""
 GREYER = 3.0
 """Ratio of how far channels differ from which an image is greyer than another; stronger colours do not count."""
-SAME_CONTENT = 0.9
-"""Correlation of thumbnails from which their contrasts are compared; crops show something else."""
 POOR_QUALITY = 60.0
 """Of JPEG, below which blocks show."""
 FAIR_QUALITY = 75.0
@@ -68,7 +66,7 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
     facts = {member.number: details.facts(member.number) for member in members}
     members = [replace(each, quality=min(each.quality, facts[each.number].quality)) for each in members]
     parts = common_parts(facts)
-    sides = {number: each.side(parts[number]) for number, each in facts.items()}
+    sides = common_sides(facts, parts)
     enlarged = enlargements(sides, facts, parts, details, consensus)
     left = [member for member in members if member.number not in enlarged]
     largest = max(sides[member.number] for member in left)
@@ -82,6 +80,9 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
     if len(members) > 2:
         others = np.stack([each.thumbnails[parts[number]] for number, each in facts.items()])
         left.sort(key=lambda member: unlikeness(facts[member.number].thumbnails[parts[member.number]], others))
+        if len(members) > MOST_HEARD and can_verify():  # those that are compared in pairs must be heard too
+            compared = [member.number for member in left[:MOST_COMPARED]]
+            consensus = details.consensus(list(dict.fromkeys([*compared, *central]))[:MOST_HEARD])
         left = sorted(
             left, key=lambda member: any(consensus.share(member.number, other.number) < TOLD for other in left)
         )
@@ -178,7 +179,9 @@ def original(
         if other.quality < min(FAIR_QUALITY, member.quality - 10):  # what compression lost seems added to the other
             return False
         with_added = not tells_more(consensus, member, other)  # what another lost seems added
-        return details.made_of((member.number, part), (other.number, other_part), with_added) is Made.FIRST
+        with_scaled = len(facts) == 2  # the tones of more show which are usual
+        pair = (member.number, part), (other.number, other_part)
+        return details.made_of(*pair, with_added, with_scaled) is Made.FIRST
 
     for each in compared:
         if not any(is_made_of(*each, *other) for other in compared):

@@ -5,10 +5,11 @@ ring. Axes: H W height and width, R rings from low to high frequencies.
 """
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from PIL import Image
+
+from datasets_prep.duplicates.made import Made
 
 SIDE, TILE, NUM_RINGS = 768, 64, 16
 GRID = 48
@@ -19,16 +20,13 @@ BLURRED, SHARPENED, ADDED = -0.35, 0.1, 0.25
 """Logarithms of the gain at middle frequencies beyond which an image was blurred, sharpened, or got something added."""
 FLAT_GAIN = 0.05
 """Logarithm of the gain at middle frequencies up to which only noise was added."""
+SAME_PLACE = 0.5
+"""Share of coarse frequencies that images have in common where one is a filtered version of the other; a mirrored or
+turned one has up to 0.2."""
+GONE = -1.0
+"""Logarithm of the gain at middle frequencies below which an image shows nothing of another, as a turned one does."""
 LEAST_ADDED, MUCH_ADDED = 2.0, 4.0
 """Levels, root mean square, of what is added; much may show at the finest frequencies alone."""
-
-
-class Made(Enum):
-    """Which of two images was made of the other."""
-
-    FIRST = 1
-    SECOND = 2
-    UNKNOWN = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class Gains:
     gain: np.ndarray  # [R] of the first, to come closest to the second, 1 where both are coarse
     coherence: float
     """Share of the finest frequencies that both have, 0 to 1."""
+    coarse_coherence: float
+    """The same of coarse ones."""
 
     @property
     def middle(self) -> float:
@@ -124,9 +124,10 @@ def made_of(figures: np.ndarray, with_added: bool = True) -> Made:
 def is_made_of(made: np.ndarray, original: np.ndarray, shared: np.ndarray, with_added: bool) -> bool:
     """Check whether an image was blurred, sharpened, drawn over or got noise. The powers are per ring [R]."""
     there, back = gains(original, made, shared), gains(made, original, shared)
-    if there.middle <= BLURRED and back.gain.max() >= 1.25 and there.coherence <= 0.6:
+    is_duller = there.middle <= BLURRED and back.gain.max() >= 1.25 and there.coherence <= 0.6
+    if is_duller and there.coarse_coherence >= SAME_PLACE:
         return True
-    if not with_added:
+    if not with_added or there.middle < GONE:
         return False
     if there.middle >= SHARPENED and there.fine >= 1.3 and there.coherence >= 0.7:
         return True
@@ -142,4 +143,4 @@ def gains(first: np.ndarray, second: np.ndarray, shared: np.ndarray) -> Gains:
     """Estimate the gains from the first image to the second."""
     gain = shared / np.maximum(first, 1e-9) / np.sqrt(second[1] / first[1])
     coherence = shared**2 / np.maximum(first * second, 1e-9)
-    return Gains(gain, float(coherence[12:].mean()))
+    return Gains(gain, float(coherence[12:].mean()), float(coherence[1:3].mean()))

@@ -12,7 +12,7 @@ from finetune.similarity.tones import brightened, coarse, curve, fitted, largest
 
 __all__ = ["CERTAIN", "VERSION", "ComparedImage", "agreement", "can_verify", "is_worth_a_look", "look_at", "motion_of"]
 
-VERSION = 4
+VERSION = 5
 """Increased when two images get another agreement, which depends only on them and on `can_verify`."""
 CERTAIN = 0.8
 """Agreement from which images are duplicates.
@@ -73,7 +73,9 @@ def agreement(first: ComparedImage, second: ComparedImage) -> float:
                 score = max(score, 1 - (1 - CERTAIN) * max(left) / SAME_TONES)
             elif any(each > largest for each, largest in zip(left, PLAIN_DIFFERENCE, strict=True)):
                 continue
-        if score >= CERTAIN and is_other_design(first, second, motion):
+        if score >= CERTAIN and is_on_other_colour(first, second, motion):
+            break  # where drawings are overlaid, no other motion says more
+        if score >= CERTAIN and has_other_text(first, second, motion):
             continue
         best = max(best, score)
         if best >= CERTAIN:
@@ -159,22 +161,25 @@ def simple_agreement(first: ComparedImage, second: ComparedImage, kinds: tuple[i
             continue
         left = differences(first, second, motion, is_fitted=False)
         share = max(difference / most for difference, most in zip(left, SIMPLE_DIFFERENCE, strict=True))
-        if share <= 1 and is_other_design(first, second, motion):
+        if share <= 1 and any(found(first, second, motion) for found in (is_on_other_colour, has_other_text)):
             continue
         best = max(best, 1 - (1 - CERTAIN) * share)
     return best
 
 
-def is_other_design(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> bool:
-    """Recognize flat images with other words or another background."""
+def is_on_other_colour(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> bool:
+    """Recognize flat images with another background."""
     if not (first.is_flat and second.is_flat):
         return False
     small, size = motion * [1, 1, 0.25], first.small.size
     inside = shared_within(first, second, motion, 4)
-    ours = np.asarray(first.small, np.float32)
-    if inside.any() and is_recoloured(ours, np.asarray(moved(second.small, small, size), np.float32), inside):
-        return True
-    if not (first.is_lettered and second.is_lettered):
+    ours, other = (np.asarray(each, np.float32) for each in (first.small, moved(second.small, small, size)))
+    return bool(inside.any()) and is_recoloured(ours, other, inside)
+
+
+def has_other_text(first: ComparedImage, second: ComparedImage, motion: np.ndarray) -> bool:
+    """Recognize lettered images with other words."""
+    if not (first.is_flat and second.is_flat and first.is_lettered and second.is_lettered):
         return False
     one, other = (each.filter(BLUR) for each in (first.grey, moved(second.grey, motion, first.grey.size)))
     covered = shared_within(first, second, motion, 1)

@@ -25,6 +25,8 @@ SAME_COLOUR, LEAST_BACKGROUND, LEAST_PLAIN = 10, 0.1, 0.6
 colour in the other image too."""
 OTHER_COLOUR = 40.0
 """Levels by which a background differs from what the change of the drawing on it explains."""
+KEPT_TONES = 48, 207
+"""Levels between which a drawing shows that it got no other tone, where it is larger than its background."""
 TONE_PRIOR, HUE_PRIOR, FEWEST_DRAWN = 1600.0, 50.0, 20
 """Squared levels and pixels; drawings of about one tone or colour, and thin ones, do not show a change of it."""
 
@@ -91,19 +93,22 @@ def is_recoloured(one: np.ndarray, other: np.ndarray, covered: np.ndarray) -> bo
     """Check whether only the background of overlaid images [H W 3] differs. A change of brightness or contrast that the
     drawing shows too explains another background, and so does one of saturation. The edges of the drawing do not count,
     since they are mixed with the background."""
-    colour = commonest(one[covered])
-    is_ground = np.abs(one - colour).max(-1) <= SAME_COLOUR
-    backgrounds = colour, np.median(other[covered & is_ground], axis=0)
-    is_other_ground = np.abs(other - backgrounds[1]).max(-1) <= SAME_COLOUR
-    both = covered & is_ground & is_other_ground
-    if both.sum() < max(LEAST_BACKGROUND * covered.sum(), LEAST_PLAIN * (covered & is_ground).sum()):
-        return False
-    drawn = eroded(eroded(covered & ~is_ground & ~is_other_ground))
-    for part, prior in ((tone_of, TONE_PRIOR), (hue_of, HUE_PRIOR)):
-        before, after = part(backgrounds[0]), part(backgrounds[1])
-        explained = expected(part(one[drawn]), part(other[drawn]), before, prior)
-        if min(float(np.linalg.norm(each - after)) for each in (before, explained)) > OTHER_COLOUR:
-            return True
+    grounds = commonest(one[covered])
+    for place, colour in enumerate(grounds):
+        if place == 1 and not is_kept(grounds[0], other[covered & (np.abs(one - grounds[0]).max(-1) <= SAME_COLOUR)]):
+            return False
+        is_ground = np.abs(one - colour).max(-1) <= SAME_COLOUR
+        backgrounds = colour, np.median(other[covered & is_ground], axis=0)
+        is_other_ground = np.abs(other - backgrounds[1]).max(-1) <= SAME_COLOUR
+        both = covered & is_ground & is_other_ground
+        if both.sum() < max(LEAST_BACKGROUND * covered.sum(), LEAST_PLAIN * (covered & is_ground).sum()):
+            continue
+        drawn = eroded(eroded(covered & ~is_ground & ~is_other_ground))
+        for part, prior in ((tone_of, TONE_PRIOR), (hue_of, HUE_PRIOR)):
+            before, after = part(backgrounds[0]), part(backgrounds[1])
+            explained = expected(part(one[drawn]), part(other[drawn]), before, prior)
+            if min(float(np.linalg.norm(each - after)) for each in (before, explained)) > OTHER_COLOUR:
+                return True
     return False
 
 
@@ -133,8 +138,16 @@ def eroded(mask: np.ndarray) -> np.ndarray:
     return padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:] & mask
 
 
-def commonest(pixels: np.ndarray) -> np.ndarray:
-    """Return the commonest colour [3] of pixels [N 3]."""
+def is_kept(colour: np.ndarray, pixels: np.ndarray) -> bool:
+    """Check whether pixels [N 3] still have a colour [3]. Black and white say nothing, for edits leave them."""
+    low, high = KEPT_TONES
+    return bool(low <= colour.mean() <= high and np.abs(np.median(pixels, axis=0) - colour).max() <= SAME_COLOUR)
+
+
+def commonest(pixels: np.ndarray) -> list[np.ndarray]:
+    """Return the two commonest colours [3] of pixels [N 3]. One is of a drawing, one of its background."""
     bins = (pixels.astype(np.int32) // 16) @ np.array([256, 16, 1])
     values, counts = np.unique(bins, return_counts=True)
-    return np.median(pixels[bins == values[counts.argmax()]], axis=0)
+    colours = [np.median(pixels[bins == values[place]], axis=0) for place in np.argsort(-counts, kind="stable")[:8]]
+    others = [each for each in colours if np.abs(each - colours[0]).max() > SAME_COLOUR]
+    return [colours[0], *others[:1]]

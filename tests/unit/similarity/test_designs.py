@@ -81,6 +81,15 @@ def test_another_background_is_explained_by_what_the_drawing_becomes() -> None:
     assert is_recoloured(image, tinted, covered)
 
 
+def test_the_background_may_be_smaller_than_the_drawing() -> None:
+    one, covered = np.full((60, 60, 3), 70.0), np.ones((60, 60), bool)
+    one[:, 40:] = 255
+    one[:5] = np.random.default_rng(0).uniform(0, 200, (5, 60, 1))
+    other = one.copy()
+    other[one == 255] = 180
+    assert is_recoloured(one, other, covered) and not is_recoloured(one, one * 0.6, covered)
+
+
 def test_words_added_by_one_image_alone_are_not_other_words() -> None:
     rng = np.random.default_rng(0)
     one, covered = np.full((128, 128), 255.0, np.float32), np.ones((128, 128), bool)

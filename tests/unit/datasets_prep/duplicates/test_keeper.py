@@ -1,5 +1,5 @@
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
 
@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from datasets_prep.duplicates.compression import quality_of
 from datasets_prep.duplicates.consensus import Consensus, shared_information
-from datasets_prep.duplicates.facts import Details
-from datasets_prep.duplicates.frames import may_be_framed
+from datasets_prep.duplicates.facts import WHOLE, Details, common_parts, common_sides
+from datasets_prep.duplicates.frames import frame_of, may_be_framed
 from datasets_prep.duplicates.keeper import Member, best_member, with_best_keepers
-from datasets_prep.duplicates.pairs import Made
+from datasets_prep.duplicates.made import Made
+from datasets_prep.duplicates.pairs import made_of, pair_figures
 from datasets_prep.records import Duplicate
 from finetune.similarity.appearance import can_verify, look_at
 
@@ -84,6 +85,14 @@ def test_a_filtered_or_drawn_over_image_never_wins_over_what_it_was_made_of(edit
     edited = EDITS[edit](original)
     assert kept([edited, original]) == 1
     assert kept([original, edited]) == 0
+
+
+def test_a_turned_image_is_not_a_sharper_one() -> None:
+    original = scene()
+    for edit in (lambda image: image.rotate(10), lambda image: image.transpose(MIRROR)):
+        pair = edit(original.filter(ImageFilter.GaussianBlur(1.5))).convert("L"), original.convert("L")
+        assert made_of(pair_figures(*pair)) is Made.UNKNOWN
+    assert made_of(pair_figures(EDITS["blurred"](original).convert("L"), original.convert("L"))) is Made.FIRST
 
 
 def test_what_was_added_shows_where_an_image_is_wider_than_the_middle_that_is_compared() -> None:
@@ -227,6 +236,45 @@ def test_what_a_frame_with_text_adds_is_no_content(framed: Callable[[Image.Image
     original = scene(384)
     assert kept([framed(original), original]) == 1
     assert kept([framed(original), original, EDITS["blurred"](original), meme(original)]) == 1
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_an_edge_within_an_image_is_not_the_edge_of_its_frame() -> None:
+    dark = np.array(scene(384)).astype(float)
+    dark[:, :6] *= 0.5
+    framed = Image.new("RGB", (800, 600), "#202124")
+    framed.paste(Image.fromarray(dark.astype(np.uint8)), (60, 100))
+    assert frame_of(framed, Image.fromarray(dark.astype(np.uint8))) == (60, 100, 444, 484)
+
+
+def test_a_white_canvas_adds_nothing_to_a_drawing_on_white() -> None:
+    original, canvas = Image.new("RGB", (400, 400), "white"), Image.new("RGB", (680, 680), "white")
+    original.paste(scene(180), (90, 120))
+    canvas.paste(original, (56, 84))
+    barred = [Image.new("RGB", (400, 560), colour) for colour in ("black", "navy", "gray")]
+    for each in barred:
+        each.paste(original, (0, 80))
+    images = [canvas, *barred, original]
+    details = Details(images.__getitem__, {})
+    facts = {number: details.facts(number) for number in range(5)}
+    parts = common_parts(facts)
+    assert parts[4] == WHOLE and facts[0].side(parts[0]) in (680, 180)
+    assert common_sides(facts, parts) == pytest.approx(dict.fromkeys(range(5), 400), rel=0.01)
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_in_a_large_group_those_that_are_compared_in_pairs_are_heard() -> None:
+    original, heard = scene(120), []
+    images = [original] + [ImageEnhance.Brightness(original).enhance(1 + 0.01 * number) for number in range(1, 20)]
+
+    class Listening(Details):
+        def consensus(self, numbers: Sequence[int]) -> Consensus:
+            heard.append(list(numbers))
+            return Consensus(numbers, np.ones((1, len(numbers), len(numbers))))
+
+    members = [Member(number, number, 90.0, number == 19) for number in range(20)]
+    assert best_member(members, Listening(images.__getitem__, {})).number == 19
+    assert [len(each) for each in heard] == [16, 16] and 19 not in heard[0] and heard[1][0] == 19
 
 
 @pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
