@@ -46,10 +46,8 @@ def num_bytes(piece: Piece, pixels_per_latent: int, channels: int) -> int:
     return FLOAT32 * places * (channels + (piece.hole is not None))
 
 
-def refuse_larger_folder(encoder: Encoder, missing: Iterable[Piece], folder: Path, max_gb: float | None) -> None:
+def refuse_larger_folder(encoder: Encoder, missing: Iterable[Piece], folder: Path, max_gb: float) -> None:
     """Raise ValueError where missing entries would not fit into the folder's limit."""
-    if max_gb is None:
-        return
     vae = encoder.components.vae
     sizes = encoder.family.pixels_per_latent(vae), vae.config.latent_channels
     new = sum(num_bytes(piece, *sizes) for piece in missing)

@@ -99,8 +99,9 @@ def cache_images(
     latents = cut = None
     if cache.latents:
         pieces, latents = pieces_of_run(images, vae_fingerprint), ShardStore(folder / "latents")
-        missing = [pieces[key] for key in latents.missing(pieces)]
-        refuse_larger_folder(encoder, missing, folder, cache.max_gb)
+        if cache.max_gb is not None:
+            missing = [pieces[key] for key in latents.missing(pieces)]
+            refuse_larger_folder(encoder, missing, folder, cache.max_gb)
         with on_device([vae], encoder.device):
             encode = partial(encode_images, encoder, files)
             fill_store(latents, pieces, lambda part: encode(part.items()), accelerator, cache, "Encoding images")

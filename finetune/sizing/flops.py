@@ -6,8 +6,8 @@ optimizer, the VAE and what is cached.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,13 +68,14 @@ def training_flops(
         network.zero_grad()
         return float(counter.get_total_flops())
 
-    return interpolated({size[0] * size[1]: size for size in sizes}, sizes, counted)
+    return interpolated(list(sizes), counted)
 
 
-def interpolated(by_pixels: Mapping[int, Size], sizes: Iterable[Size], counted: Any) -> dict[Size, float]:
+def interpolated(sizes: Sequence[Size], counted: Callable[[Size], float]) -> dict[Size, float]:
     """Count at three numbers of pixels at most. The polynomial through them gives the others."""
+    by_pixels = {width * height: (width, height) for width, height in sizes}
     pixels = sorted(by_pixels)
     chosen = pixels if len(pixels) <= DEGREE + 1 else [pixels[0], pixels[len(pixels) // 2], pixels[-1]]
-    known = {number: cast(float, counted(by_pixels[number])) for number in chosen}
+    known = {number: counted(by_pixels[number]) for number in chosen}
     fit = np.polynomial.Polynomial.fit(list(known), list(known.values()), deg=len(chosen) - 1)
     return {size: known.get(size[0] * size[1], float(fit(size[0] * size[1]))) for size in sizes}

@@ -43,7 +43,7 @@ class Sizes:
     """The largest size of images."""
     batch_size: int
     flops: float
-    """Of training on one image of that size; 0 where they are not counted."""
+    """Of training on one image of that size."""
     memory: Memory
     ladder: tuple[Step, ...]
     caches: CacheBytes
@@ -89,8 +89,7 @@ class Sizes:
         yield f"  encoding images      {memory.images / GB:8.3f}"
         yield f"  encoding captions    {memory.captions / GB:8.3f}"
         yield f"Host memory: about {size_text(memory.host)} for weights that are read, kept or exported."
-        if self.flops:
-            yield f"Arithmetic: {self.flops / 1e12:.3g} TFLOPs in training on one image of {width}x{height}."
+        yield f"Arithmetic: {self.flops / 1e12:.3g} TFLOPs in training on one image of {width}x{height}."
         caches = self.caches
         yield (
             f"Caches: {plural(caches.num_latents, 'latent')} of {size_text(caches.latents)} and "
