@@ -3,6 +3,7 @@
     python benchmarks/evaluation.py features --icons ../shared/data/icons
     python benchmarks/evaluation.py made     --icons ../shared/data/icons [--trials 10]
     python benchmarks/evaluation.py trained  --data ../shared/data --work runs/evaluation [--trials 10]
+    python benchmarks/evaluation.py chosen   --data ../shared/data --work runs/evaluation [--trials 10]
 
 features: how often two icons of one style (or of one concept in different styles) are nearer to each other by a feature
 than an icon of another style (concept): the area under the curve, 0.5 by chance.
@@ -15,7 +16,10 @@ trained: LoRA runs of the shipped base model. 30, 150 and 400 steps on a style o
 (memorising); and a set in which every image shows the same thing (leaking). Runs stay in `--work`; the same command
 continues.
 
-Each line is a claim, the number of trials in which it holds, and the values of both sides.
+chosen: LoRA runs of 800 and of 100 steps that score themselves. Is the step that the rule chooses better than the last
+one on held-out images, by features that no score uses (evaluation_choice.py)?
+
+Each line of `made` and `trained` is a claim, the number of trials in which it holds, and the values of both sides.
 """
 
 import argparse
@@ -28,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools, which is not
 import numpy as np
 import torch
 from evaluation_cases import CLAIMS, Claim, made_scores
+from evaluation_choice import LENGTHS, compared_steps, print_compared
 from evaluation_runs import TRAINED_CLAIMS, trained_scores
 from torch import Tensor
 
@@ -111,11 +116,12 @@ def print_claims(claims: Sequence[Claim], trials: Sequence[Values]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("features", "made", "trained"))
+    parser.add_argument("part", choices=("features", "made", "trained", "chosen"))
     parser.add_argument("--icons", type=Path, default=Path("../shared/data/icons"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("runs/evaluation"))
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=tuple(LENGTHS), help="of chosen's runs")
     parser.add_argument("--num", type=int, default=200, help="icons that features are compared on")
     options = parser.parse_args()
     if options.part == "features":
@@ -123,6 +129,9 @@ def main() -> None:
     elif options.part == "made":
         icons, model = read_icons(options.icons), shipped_model()
         print_claims(CLAIMS, [made_scores(icons, model, trial) for trial in range(options.trials)])
+    elif options.part == "chosen":
+        pairs = [(length, trial) for trial in range(options.trials) for length in options.lengths]
+        print_compared([compared_steps(options.data, options.work, *pair) for pair in pairs])
     else:
         print_claims(TRAINED_CLAIMS, [trained_scores(options.data, options.work, t) for t in range(options.trials)])
 

@@ -76,12 +76,12 @@ def repeat_image(source: Path, folder: Path, number: int) -> None:
     (folder / "metadata.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
 
 
-def train(data: Path, folder: Path, steps: int, seed: int) -> Path:
+def train(data: Path, folder: Path, steps: int, seed: int, further: Sequence[str] = ()) -> Path:
     """Run or continue the demo's LoRA on a dataset; return its folder."""
     options = ["--config", str(PRESET), "--model.source", str(BASE_MODEL), "--data.folder", str(data)]
     options += ["--output.folder", str(folder), "--cache.folder", str(folder.parent / "cache"), "--seed", str(seed)]
     options += ["--train.steps", str(steps), "--optim.warmup_steps", "5", "--preview.prompts", "--tracking.names"]
-    start("recipes.lora", *options)
+    start("recipes.lora", *options, *further)
     return folder
 
 
