@@ -22,6 +22,7 @@ from finetune.models import family_named
 from finetune.models.family import ModelSource, Network
 from finetune.models.loading.components import find_family
 from finetune.plurals import first_few, plural
+from finetune.sampling.weight_changes import all_finite
 
 
 @torch.no_grad()
@@ -77,6 +78,10 @@ def changes(network: Network, other: Network, config: ExtractConfig) -> Iterator
                 "was tuned from."
             )
         change = others[name].weight - layer.weight
+        if not all_finite(change):
+            raise ValueError(
+                f"tuned: {name} of {config.tuned} or of the base model has NaN or infinite numbers. Use another model."
+            )
         if bool(change.any()):
             yield name, change
 

@@ -18,7 +18,7 @@ from finetune.lora_files.names import adaptable_layers, known_names, spellings
 from finetune.lora_files.show import piece_of, read
 from finetune.models.family import Network, SingleFileLayer
 from finetune.plurals import first_few
-from finetune.sampling.weight_changes import change_of
+from finetune.sampling.weight_changes import change_of, refuse_not_finite
 
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 """diffusers' own note of ranks and alphas, in JSON."""
@@ -97,6 +97,7 @@ def renamed(name: str, start: str) -> str:
 
 def grouped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Group tensors by layer. Raises ValueError for those that belong to no kind of adapter."""
+    refuse_not_finite(path, tensors)
     found: dict[str, dict[str, Tensor]] = {}
     others: list[str] = []
     for key, value in tensors.items():

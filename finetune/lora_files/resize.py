@@ -16,6 +16,7 @@ from finetune.lora_files.options import Keep
 from finetune.lora_files.show import piece_of, read
 from finetune.lora_files.truncate import truncated
 from finetune.plurals import first_few, plural
+from finetune.sampling.weight_changes import refuse_not_finite
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def pairs_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
             f"file: {path} is not a file of plain LoRA, which alone has a rank to change: "
             f"{first_few(sorted(others) or sorted(lacking) or ['no layers'])}. Use another file."
         )
+    refuse_not_finite(path, tensors)
     scales = diffusers_scale(metadata)
     found: dict[str, Pair] = {}
     for name, keys in grouped.items():

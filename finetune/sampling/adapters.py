@@ -17,13 +17,14 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lycoris_utils import LycorisLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finetune.export.fused import share
 from finetune.export.lora import pipeline_names
 from finetune.models.family import Components, ModelFamily, Network
 from finetune.sampling.adapter_files import ANY_PREFIX, Change, file_changes, file_keys
-from finetune.sampling.weight_changes import change_of, changed_weight
+from finetune.sampling.weight_changes import change_of, changed_weight, refuse_not_finite
 
 
 class TunedLayer(BaseTunerLayer):
@@ -68,6 +69,8 @@ def load_adapters(family: ModelFamily, components: Components, paths: Sequence[P
     for number, path in enumerate(paths):
         name = f"adapter_{number}"
         keys = set[str]() if path.is_dir() else file_keys(path)
+        for file in sorted(path.glob("**/*.safetensors")) if path.is_dir() else (path,):
+            refuse_not_finite(file, load_file(file))
         own = [*family.kohya_prefixes.values(), ANY_PREFIX]
         if keys and all(any(key.startswith(f"{prefix}_") for prefix in own) for key in keys):
             found.append(Adapter(path.name, name, changes=file_changes(family, network, layers, path)))

@@ -1,11 +1,13 @@
 """Weights changed by the layers of adapter files, by the published formulas."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from finetune.export.lycoris import weight_change
+from finetune.plurals import first_few, plural
 
 Pieces = Mapping[str, Tensor]
 """The tensors of one layer by the ends of their names, such as lora_up.weight."""
@@ -29,6 +31,21 @@ def change_of(pieces: Pieces) -> Tensor:
         case _:
             change = weight_change(with_alpha(kept))
     return scalar * change
+
+
+def refuse_not_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for a file with NaN or infinite numbers."""
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not all_finite(value)]
+    if broken:
+        raise ValueError(
+            f"{path.name}: {plural(len(broken), 'tensor')} of {len(tensors)} with NaN or infinite numbers: "
+            f"{first_few(broken)}. Its training diverged, or the file is damaged. Use an earlier file."
+        )
+
+
+def all_finite(value: Tensor) -> bool:
+    """Check that all numbers are finite. Formats of 8 bits are compared as float32."""
+    return bool((value.float() if value.element_size() == 1 else value).isfinite().all())
 
 
 def kronecker_change(pieces: Pieces) -> Tensor:

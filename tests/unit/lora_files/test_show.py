@@ -4,7 +4,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from finetune.lora_files.layers import grouped
+from finetune.lora_files.resize import ResizeOptions, resize
 from finetune.lora_files.show import layers_of, show
+from finetune.sampling.weight_changes import refuse_not_finite
 
 
 def written(path: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> Path:
@@ -57,6 +60,22 @@ def test_damage_is_told(tmp_path: Path) -> None:
     del pieces["lora_unet_a.lora_up.weight"]
     with pytest.raises(ValueError, match=r"lora_unet_a is not complete"):
         show(written(tmp_path / "b.safetensors", pieces))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_commands_refuse_numbers_that_are_not_finite(number: float, tmp_path: Path) -> None:
+    pieces = lora("lora_unet_a", "lora_down.weight", "lora_up.weight")
+    pieces["lora_unet_a.lora_up.weight"][0] = number
+    path = written(tmp_path / "a.safetensors", pieces)
+    words = r"1 tensor of 2 with NaN or infinite numbers: lora_unet_a\.lora_up\.weight.* Use an earlier file"
+    with pytest.raises(ValueError, match=words):
+        resize(ResizeOptions(path, tmp_path / "new.safetensors", rank=2))
+    with pytest.raises(ValueError, match=words):
+        grouped(path, pieces)
+    with pytest.raises(ValueError, match=words):
+        refuse_not_finite(path, {key: value.to(torch.float16) for key, value in pieces.items()})
+    refuse_not_finite(path, {"a": torch.ones(2).to(torch.float8_e4m3fn), "b": torch.ones(2, dtype=torch.int64)})
+    assert "1 layer not finite: lora_unet_a" in "\n".join(show(path)) and not (tmp_path / "new.safetensors").exists()
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
