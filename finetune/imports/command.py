@@ -38,6 +38,9 @@ def import_config(file: Path | None, words: Sequence[str], output: Path, say: Ca
     if stem is None or isinstance(content, list):
         raise ValueError(f"import: {source}: {described(content)}")
     given = read_given(stem, content, Path() if file is None else file.parent)
+    for each in given.table.refused:
+        if (what := each.refused(given.options)) is not None:
+            raise ValueError(f"import: {source}: {what} of {given.table.name}: {each.why}")
     found, needed = settled(given)
     command = launch_command(found, given, needed, output)
     header = (

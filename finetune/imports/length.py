@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from finetune.imports.given import SUBJECT, Given
 from finetune.imports.samples import num_in_pass, num_samples
-from finetune.imports.translate import Translation, hidden
+from finetune.imports.translate import OF_DEFAULT, Translation, hidden
 
 STEPS, EPOCHS, BATCH, ACCUMULATION = "train.steps", "train.epochs", "train.batch_size", "train.accumulation"
 
@@ -30,6 +30,7 @@ def settle_lengths(found: Translation, given: Given) -> None:
     run = 0
     order = {"passes": 0, "forward_passes": 0, "every_passes": 1, "warmup": 2}
     for key, row, value in sorted(found.deferred, key=lambda part: order[part[1].conversion]):
+        is_default = key not in given.options
         text = f"{key} {hidden(key, value)}"
         try:
             number = float(str(value))
@@ -39,21 +40,22 @@ def settle_lengths(found: Translation, given: Given) -> None:
         if number == 0:
             found.idle.append(key)
         elif row.conversion == "passes":
-            _epochs(found, given, key, number, text, is_default=key not in given.options)
+            _epochs(found, given, key, number, text, is_default)
             run = math.ceil(round(number * (per_epoch or 0), 6))
         elif row.conversion == "warmup":
-            _warm_up(found, given, key, number, text, run)
+            _warm_up(found, given, key, number, text + (OF_DEFAULT if is_default else ""), run)
         elif row.conversion == "forward_passes":
             parts = int(float(str(given.options.get("train.gradient_accumulation_steps", 1) or 1)))
-            found.put({STEPS: math.ceil(number / max(1, parts))}, key, text, is_default=key not in given.options)
+            found.put({STEPS: math.ceil(number / max(1, parts))}, key, text, is_default=is_default)
         elif per_epoch is None:
             found.absent.append(
-                f"{text}: an epoch is not known, since {where} is not here to be counted. Set {row.to}: one epoch is "
-                "the images with their repeats, divided by train.batch_size x train.accumulation x processes."
+                f"{text}{OF_DEFAULT if is_default else ''}: an epoch is not known, since {where} is not here to be "
+                f"counted. Set {row.to}: one epoch is the images with their repeats, divided by train.batch_size x "
+                "train.accumulation x processes."
             )
         else:
             how = f"{images:g} images / {per_step:g} per step = {per_epoch:g} steps an epoch, with one process"
-            found.put({str(row.to): max(1, round(number * per_epoch))}, key, text, how)
+            found.put({str(row.to): max(1, round(number * per_epoch)), **row.also}, key, text, how, is_default)
 
 
 def _number(found: Translation, key: str) -> float:

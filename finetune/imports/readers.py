@@ -176,7 +176,7 @@ def _ai_toolkit(content: Mapping[str, Any], base: Path) -> Given:
         f"process[{number}]: one job per run; import it from a file of its own."
         for number in range(1, len(config["process"]))
     ]
-    method = "lora" if process.get("network") else "full"
+    method = "lora" if process.get("network") else "tokens" if process.get("embedding") else "full"
     given = Given(table("ai_toolkit"), {"name": config.get("name"), **options}, tuple(folders), method, tuple(notes))
     return replace(given, own=own)
 
@@ -213,7 +213,8 @@ def _simple_tuner(content: Mapping[str, object], base: Path) -> Given:
             folders, of_first, more = _backends(read)
             notes += more
             options |= of_first
-    method = "full" if str(options.get("model_type")) == "full" else "lora"
+    has_rank = any(key.startswith(("lora_", "lycoris")) for key in options)
+    method = "lora" if str(options.get("model_type", "lora" if has_rank else "full")) == "lora" else "full"
     return Given(table("simple_tuner"), options, tuple(folders), method, tuple(notes))
 
 

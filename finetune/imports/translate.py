@@ -73,7 +73,11 @@ def translate(given: Given) -> Translation:
         else:
             _take(found, key, row, value)
     for key, row in _defaults(given, is_flow):
-        if isinstance(row.default, Mapping):
+        if str(row.to).startswith("preview.") and not found.settings.get("preview.prompts"):
+            continue
+        if row.default == {}:
+            found.differs.append(f"{key} not given: {row.differs}")
+        elif isinstance(row.default, Mapping):
             new = {ours: value for ours, value in row.default.items() if ours not in found.settings}
             found.put(new, key, f"{key} not given", row.differs, is_default=True)
         elif row.to not in found.settings and not any(each.to == row.to for _, each, _ in found.deferred):

@@ -39,7 +39,8 @@ class Row:
     values: Settings | None = None
     """Their values; for each ours, or several of our options. Others have no counterpart."""
     default: object = None
-    """Their value where none is given, or several of our options. None where ours is the same or does not matter."""
+    """Their value where none is given, or several of our options; empty where only a difference is named. None where
+    ours is the same or does not matter."""
     differs: str = ""
     """What differs in meaning."""
     differs_for: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -76,6 +77,28 @@ def matches(given: Settings, key: str, values: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Values of an option that train what no recipe trains."""
+
+    option: str
+    """The option, or a pattern of several."""
+    why: str
+    values: tuple[str, ...] = (ANY,)
+    but: tuple[str, ...] = ()
+    """Values that are not concerned."""
+    but_options: tuple[str, ...] = ()
+    """Options that are not concerned."""
+
+    def refused(self, given: Settings) -> str | None:
+        """Return the option that is refused, with its value. None for no such one."""
+        for key, value in given.items():
+            is_meant = fnmatch.fnmatchcase(key, self.option) and key not in self.but_options
+            if is_meant and matches(given, key, self.values) and not matches(given, key, self.but):
+                return key if self.option != key else f"{key} {value}"
+        return None
+
+
+@dataclass(frozen=True)
 class Table:
     """All that is known of a trainer's options."""
 
@@ -93,6 +116,8 @@ class Table:
     scripts: str
     """Pattern of the names of its scripts."""
     constant_without_warmup: bool
+    refused: tuple[Refusal, ...] = ()
+    """What no recipe trains."""
 
     def rows(self, key: str) -> tuple[Row, ...]:
         """Return the rows of an option; none for an unknown one."""
@@ -115,6 +140,7 @@ def table(stem: str) -> Table:
         environment=content.get("environment", {}),
         scripts=content.get("scripts", ""),
         constant_without_warmup=content.get("constant_without_warmup", False),
+        refused=tuple(map(_refusal, content.get("refused", ()))),
     )
 
 
@@ -137,6 +163,11 @@ def _rows(value: object) -> tuple[Row, ...]:
         fields[name] = tuple(fields.get(name, ()))
     fields["when"] = _conditions(fields.get("when", {}))
     return (Row(**fields),)
+
+
+def _refusal(found: Mapping[str, Any]) -> Refusal:
+    lists = {key: tuple(cast(list[str], found[key])) for key in ("values", "but", "but_options") if key in found}
+    return Refusal(str(found["option"]), str(found["why"]), **lists)
 
 
 def _conditions(found: Mapping[str, object]) -> Conditions:

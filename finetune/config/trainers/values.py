@@ -13,6 +13,19 @@ DEFERRED = ("passes", "every_passes", "warmup", "forward_passes")
 """Conversions that need the length of the run."""
 HANDLED = "folder"
 """The conversion of options that are read as folders of images."""
+SAMPLE_OPTIONS = {
+    "width": "w",
+    "height": "h",
+    "seed": "d",
+    "sample_steps": "s",
+    "diffusion_steps": "s",
+    "guidance_scale": "l",
+    "cfg_scale": "l",
+    "noise_scheduler": "ss",
+    "neg": "n",
+    "negative_prompt": "n",
+}
+"""Options of a sample, and ours in a prompt."""
 
 
 class NoCounterpartError(ValueError):
@@ -105,13 +118,14 @@ def _listed(value: object) -> list[str]:
 
 
 def _samples(value: object) -> list[str]:
-    """Return the prompts of samples in our notation, with sizes and seeds."""
+    """Return the prompts of samples in our notation, with their options."""
     found: list[str] = []
     for sample in cast(list[Mapping[str, object]], value):
         if sample.get("prompt") and sample.get("enabled", True):
-            given = (("w", "width"), ("h", "height"), ("d", "seed"))
-            marks = "".join(f" --{mark} {sample[name]}" for mark, name in given if sample.get(name) is not None)
-            found.append(f"{sample['prompt']}{marks}")
+            given = {mark: sample[name] for name, mark in SAMPLE_OPTIONS.items() if sample.get(name) not in (None, "")}
+            if sample.get("random_seed"):
+                given.pop("d", None)
+            found.append(str(sample["prompt"]) + "".join(f" --{mark} {each}" for mark, each in given.items()))
     return found
 
 
