@@ -9,6 +9,7 @@ HTML = re.compile(
     r"|&(?:amp|quot|lt|gt|nbsp|apos|#\d+|#x[0-9a-f]+);",
     re.IGNORECASE,
 )
+QUOTES = "quotes around all of it"
 REFUSAL, MODEL_SIGN = "a refusal of a captioner", "a sign of a language model such as <|im_end|>"
 SYNTAX: Mapping[str, re.Pattern[str]] = {
     "a wildcard such as {red|blue}": re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__\w[\w/*-]*?__(?!\w)"),
@@ -60,6 +61,7 @@ SYNTAX: Mapping[str, re.Pattern[str]] = {
     "tags with spaces between them and not commas": re.compile(
         r"^\s*(?=[^\s,]+(?:\s+[^\s,]+)+\s*$)(?=(?:.*?[^\W\d_]_[^\W_]){2})[^,.;]+$"
     ),
+    QUOTES: re.compile(r"^\s*(?:\"[^\"]+\"|'[^']+'|“[^“”]+”|‘[^‘’]+’|«[^«»]+»|`[^`]+`),?\s*(?=$|--[a-z])"),
     "an option such as --w 32": re.compile(r"(?:^|\s)--[a-z][\w-]*(?=\s|=|$)", re.IGNORECASE),
     "the separator BREAK": re.compile(r"(?<!\S)BREAK(?![^\s,.])"),
     "generation parameters": re.compile(r"(?:^|\s)(?:Negative prompt:|Steps: \d+, )"),
@@ -71,6 +73,7 @@ ADVICE = {
     "(word:1.2)": EXPANDED,
     "\\(": EXPANDED,
     "markup": EXPANDED,
+    "quotes around": EXPANDED,
     "with spaces between": "; write commas between them, and spaces for their underscores",
     "refusal": "; write another",
     "[trigger]": "; --data.trigger WORDS of a recipe replaces [trigger] and [name]",
@@ -78,7 +81,7 @@ ADVICE = {
 """What to do about syntax in captions, by a part of its description."""
 OPENING = re.compile(
     r"^\W*(?:i'?\b|sorry|unfortunately|as an|caption|description|tags|prompt|answer|response|assistant|output|\d)"
-    r"|^\s*[-*•‣#>]",
+    r"|^\s*[-*•‣#>\"'“‘«`]",
     re.IGNORECASE,
 )
 SIGNS = re.compile(r"[{\[(<_\\%-]|BREAK|Negative|Steps:|AND|::|\+\+|embedding:|&|\.(?:and|blend|swap)\(", re.IGNORECASE)

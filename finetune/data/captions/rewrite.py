@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from finetune.data.captions.text import without_gaps
 from finetune.data.listing import Findings
-from finetune.prompt_syntax import HTML, caption_warning, syntax_in
+from finetune.prompt_syntax import HTML, QUOTES, SYNTAX, caption_warning, syntax_in
 
 MOST_VARIANTS = 64
 """Of one caption; all are encoded."""
@@ -32,7 +32,8 @@ class CaptionEdits:
     caption: str | None = None
     """One caption instead of the image's own."""
     expand: bool = False
-    """Whether {a|b} becomes two captions, (word:1.2) a word, an escaped sign itself, and HTML its text."""
+    """Whether {a|b} becomes two captions, (word:1.2) a word, an escaped sign itself, HTML its text, and a caption in
+    quotes is without them."""
     trigger: str | None = None
     """It replaces [trigger] and [name]; captions without these and the trigger begin with it."""
     prefix: str = ""
@@ -82,6 +83,7 @@ def edited_captions(name: str, captions: tuple[str, ...], edits: CaptionEdits, f
 def expanded(text: str) -> tuple[str, ...]:
     """Return the captions that a text with choices and weights means. A plain text is its only one."""
     text = without_gaps(HTML.sub(_shown, text)) if HTML.search(text) else text
+    text = text.strip(" ,")[1:-1] if SYNTAX[QUOTES].fullmatch(text) else text
     signs = ESCAPED.sub(lambda found: PARENTHESES[found[1]], text)
     plain = signs
     while (shorter := WEIGHTED.sub(lambda found: found[1] or found[2], plain)) != plain:

@@ -20,6 +20,9 @@ from tests.support.images import picture, write
         ("a cat (16:9), {plain}, (asleep) ^_^", ("a cat (16:9), {plain}, (asleep) ^_^",)),
         ("{2$$a|b}", ("{2$$a|b}",)),
         ("<p>1girl,<br/> solo &amp; a &#39;red&#39;&nbsp;cat</p>", ("1girl, solo & a 'red' cat",)),
+        ('"a {red|blue} cat",', ("a red cat", "a blue cat")),
+        ("“a cat”", ("a cat",)),
+        ('"open" and "shut"', ('"open" and "shut"',)),
         ("a <ink> cat, <b-token>, x < y > z, R&D", ("a <ink> cat, <b-token>, x < y > z, R&D",)),
     ],
 )
