@@ -141,7 +141,8 @@ def _read_listing(
     start = f"{folder}/" if folder else ""
     names = [source.removeprefix(start) for source in sources if source.startswith(start)]
     try:
-        entries = read_listing(os.path.join(root, folder), os.path.join(root, folder), name, reading, found, names)
+        place = os.path.join(root, folder) if folder else root
+        entries = read_listing(place, place, name, reading, found, names)
     except ValueError as error:
         if folder and "file_name" not in str(error) and not isinstance(error, UnreadableTextError):
             findings.warn("listings below the top that list no images", listing)

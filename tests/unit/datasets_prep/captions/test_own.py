@@ -96,6 +96,14 @@ def test_images_of_the_same_stem_share_a_text_file_and_it_is_said(tmp_path: Path
     assert "several images" in notices and "(1): a.txt" in notices
 
 
+@pytest.mark.parametrize("folder", ["", "d/"])
+def test_a_listing_without_captions_is_named_by_its_path(folder: str, tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {f"{folder}a.png": "x", f"{folder}metadata.csv": "file_name,place\na.png,Bonn\n"}
+    with pytest.raises(ValueError) as caught:
+        entries(tmp_path, files)
+    assert f"{tmp_path}/{folder}metadata.csv" in str(caught.value) and "//" not in str(caught.value)
+
+
 def test_listings_below_the_top_count_for_their_folder(tmp_path: Path) -> None:
     below = listing({"file_name": "b.png", "text": "near", "weight": 3}, {"file_name": "e/c.png", "text": "deep"})
     files: dict[str, bytes | str] = dict.fromkeys(("a.png", "d/b.png", "d/e/c.png"), "x")
