@@ -19,6 +19,7 @@ from finetune.command_options import (
 )
 from finetune.config.parse.once import options_once
 from finetune.config.parse.usual_commands import usual_problem
+from finetune.config.parse.versions import print_versions
 from finetune.processes.garbage import spare_imports
 from finetune.processes.streams import let_readers_leave, outlive_lost_output
 
@@ -28,6 +29,9 @@ def main() -> None:
     outlive_lost_output()
     spare_imports()
     parser = argparse.ArgumentParser(prog="finetune", description="What is not training; recipes train.")
+    parser.add_argument("--version", action="store_true", help="print the versions of this and of libraries, and exit")
+    if sys.argv[1:] in (["--version"], ["-V"], ["version"]):
+        print_versions()
     commands = parser.add_subparsers(dest="command", required=True)
     demo = options_once(commands.add_parser("demo", help="adapt the shipped model to a style, show before and after"))
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo (demo_output)")

@@ -21,6 +21,14 @@ def test_an_option_that_is_given_twice_is_refused(
     assert "given twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["--version", "-V", "version"])
+def test_the_version_is_printed(word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", word])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0 and "; torch 2." in capsys.readouterr().out
+
+
 def test_so_is_one_of_the_review(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         review(["prepared", "--port", "1", "--port", "2"])

@@ -20,9 +20,10 @@ from finetune.config.parse.convert import (
     suggestion,
 )
 from finetune.config.parse.help import print_help
-from finetune.config.parse.other_trainers import counterpart, counterparts
+from finetune.config.parse.other_trainers import counterpart, counterparts, meant_value
 from finetune.config.parse.run_id import with_run_id
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
+from finetune.config.parse.versions import print_versions
 
 Config = TypeVar("Config")
 
@@ -61,6 +62,8 @@ def parse_given(
     another program has, or nothing."""
     if {"-h", "--help", "--help-all"} & set(arguments):
         print_help(kind, program)
+    if "--version" in arguments:
+        print_versions()
     types_by_key, required = flat_types(kind), required_keys(kind)
     given, found = given_texts(arguments, types_by_key, find_file)
     renamed: set[str | None] = set()
@@ -83,7 +86,7 @@ def parse_given(
             found.append(f"{key}: {error}")
         except ValueError:
             got, hint = " ".join(texts) or "nothing", types_by_key[key]
-            meant = several(texts) if len(texts) > 1 else suggestion(got, choices(hint))
+            meant = several(texts) if len(texts) > 1 else meant_value(key, got) or suggestion(got, choices(hint))
             found.append(f"{key}: got {got}, expected {described(hint)}.{meant}")
             read[key] = placeholder(types_by_key[key]) if key in required else dataclasses.MISSING
     told = {problem.partition(":")[0] for problem in found} | renamed

@@ -2,11 +2,18 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from finetune.config.trainers.tables import Row
 
 LAUNCHED = "are Accelerate's: give --{} before -m, or set it in its config file."
 ELSEWHERE = {
     "mixed_precision": "Precision is Accelerate's: give --mixed_precision before -m, or set it in its config file.",
+    **{
+        name: f"Precision is Accelerate's: give --mixed_precision {ours} before -m, or set it in its config file."
+        for name, ours in {"fp16": "fp16", "bf16": "bf16", "fp32": "no", "half": "fp16", "precision": "bf16"}.items()
+    },
     "num_processes": f"Processes {LAUNCHED.format('num_processes')}",
     "num_machines": f"Machines {LAUNCHED.format('num_machines')}",
     "gpu_ids": f"GPUs {LAUNCHED.format('gpu_ids')}",
@@ -17,6 +24,22 @@ ELSEWHERE = {
     "push_to_hub": "Nothing is uploaded to the Hub; upload OUT/export with: hf upload.",
 }
 """Their names for what is not an option here, {} for the given value; the tables of config/trainers have more."""
+VALUES_ELSEWHERE = {
+    "lora.kind": {
+        "lycoris": "LyCORIS is a family of kinds. Use loha, lokr or oft, or --lora.conv true for LoCon.",
+        "locon": "Use --lora.kind lora --lora.conv true.",
+        "dora": "Use --lora.kind lora --lora.dora true.",
+        "rslora": "Use --lora.kind lora --lora.rslora true.",
+        "lora+": "Use --lora.kind lora --lora.plus_ratio 16.",
+        "pissa": "Use --lora.kind lora --lora.init pissa.",
+        "olora": "Use --lora.kind lora --lora.init olora.",
+        "full": "Use recipes.full for all weights.",
+    },
+    "loss.weighting": {
+        **dict.fromkeys(("min_snr", "min_snr_gamma", "snr"), "Use auto, with --loss.snr_gamma 5."),
+    },
+}
+"""Values of other names, and what to use."""
 OTHER_UNITS = {
     "every_passes": " It counts steps, not epochs: one epoch is the images with their repeats, divided by "
     "train.batch_size x train.accumulation x processes.",
@@ -50,6 +73,20 @@ def counterpart(key: str, known: Collection[str], texts: Sequence[str] = ()) -> 
     return "" if any(name.endswith(f".{key}") for name in known) else _no_counterpart(key)
 
 
+def meant_value(key: str, text: str) -> str:
+    """Return a sentence about another trainer's value of one of our options. Empty for other values."""
+    from finetune.config.trainers.tables import all_tables, spelled_value
+
+    word = spelled_value(text)
+    if (answer := VALUES_ELSEWHERE.get(key, {}).get(word)) is not None:
+        return f" {answer}"
+    rows = (row for each in all_tables() for rows in each.options.values() for row in rows if row.to == key)
+    for row in rows:
+        if row.values is not None and word in row.values and (ours := _flags(row, text)):
+            return f" Use {ours}."
+    return ""
+
+
 def _as_ours(key: str, ours: str, texts: Sequence[str]) -> str:
     """Return our option with its value. Empty where theirs has the same form."""
     from finetune.config.trainers.tables import all_tables
@@ -64,14 +101,28 @@ def _as_ours(key: str, ours: str, texts: Sequence[str]) -> str:
         found = convert_value(row, texts[0] if texts else "true", {})
     except NoCounterpartError as error:
         return f" There {error}"
-    given = {
-        name: " ".join(map(str, cast(list[object], value))) if isinstance(value, list) else value
-        for name, value in found.items()
-    }
-    words = " ".join(
-        f"--{name} {str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()
-    )
-    return f" Write {words}." if given and given != {ours: "".join(texts)} else ""
+    return f" Write {_written(found)}." if found and found != {ours: "".join(texts)} else ""
+
+
+def _flags(row: "Row", text: str) -> str:
+    """Return our options for a value of theirs, as flags."""
+    from finetune.config.trainers.values import NoCounterpartError, convert_value
+
+    try:
+        return _written(convert_value(row, text, {}))
+    except NoCounterpartError:
+        return ""
+
+
+def _written(found: Mapping[str, object]) -> str:
+    return " ".join(f"--{name} {_text(value)}" for name, value in found.items())
+
+
+def _text(value: object) -> str:
+    """Write a value as on the command line."""
+    if isinstance(value, list):
+        return " ".join(map(str, cast(list[object], value)))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _no_counterpart(key: str) -> str:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune import __version__
 from finetune.cli import refuse_training
 from finetune.config.outputs import OutputConfig, PreviewConfig
 from finetune.config.parse.command_line import parse, read_yaml
@@ -36,6 +37,35 @@ def written(folder: Path, text: str) -> str:
     path = folder / "config.yaml"
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        ("--lora.kind dora", "Use --lora.kind lora --lora.dora true."),
+        ("--lora.kind LoCon", "Use --lora.kind lora --lora.conv true."),
+        ("--lora.kind lycoris", "LyCORIS is a family of kinds. Use loha, lokr or oft"),
+        ("--lora.kind diag-oft", "Use --lora.kind oft."),
+        ("--optim.name PagedAdamW8bit", "Use --optim.name paged_adamw8bit."),
+        ("--optim.schedule cosine_with_restarts", "Use --optim.schedule cosine."),
+        ("--loss.weighting min_snr_gamma", "Use auto, with --loss.snr_gamma 5."),
+        ("--loss.error l2", "Use --loss.error mse."),
+        ("--output.dtype float16", "Use --output.dtype fp16."),
+        ("--model.quantization qfloat8", "Use --model.quantization fp8."),
+        ("--lora.kind lorra", "Did you mean lora?"),
+        ("--fp16", "give --mixed_precision fp16 before -m"),
+        ("--bf16", "give --mixed_precision bf16 before -m"),
+    ],
+)
+def test_values_and_switches_of_other_trainers_are_answered_with_ours(words: str, ours: str) -> None:
+    assert ours in mistakes(*words.split())[0]
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(LoRATrainConfig, ["--version"], program="test")
+    line = capsys.readouterr().out
+    assert ended.value.code == 0 and line.startswith(f"sd-finetune {__version__}; torch 2.") and "; Python 3." in line
 
 
 def test_without_options_the_defaults_hold() -> None:
@@ -135,7 +165,7 @@ def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         (("--optim.lr", "nan"), ["optim.lr: got nan", "finite"]),
         (("--optim.lr", "1e-4", "2e-4"), ["optim.lr: got 1e-4 2e-4"]),
         (("--data.flip", "maybe"), ["data.flip: got maybe, expected true or false"]),
-        (("--optim.name", "ADAFACTOR"), ["Did you mean adafactor?"]),
+        (("--optim.name", "ADAFACTOR"), ["Use --optim.name adafactor."]),
         (("--data.folder", "/", "/tmp"), ["data.folder: got / /tmp, expected text", "The shell made", "Give their"]),
         (
             ("--data.folder", "my", "images"),
