@@ -3,6 +3,7 @@
     python -m datasets_prep --source FOLDER --output PREPARED --trigger "ink style"
     python -m datasets_prep review PREPARED
     python -m datasets_prep tags PREPARED
+    python -m datasets_prep --source s3://bucket/raw --output s3://bucket/prepared
 
 PREPARED receives the images, metadata.jsonl, rejected.jsonl and report.html. The same command again does nothing, or
 only what is new: more images, other captions, other options, decisions made in review.
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from datasets_prep.config import PrepConfig
+from datasets_prep.config.prep import url_of
 from datasets_prep.pipeline import Outcome, prepare
 from datasets_prep.selection import counts_in_words
 from finetune.config.parse.command_line import parse
@@ -79,6 +81,7 @@ def review(arguments: list[str]) -> None:
     parser.add_argument("prepared", type=Path, help="a folder that this command wrote")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (any that is free)")
     options = parser.parse_args(arguments)
+    refuse_url("review", options.prepared)
     serve(options.prepared, options.port)
 
 
@@ -88,25 +91,38 @@ def print_tags(arguments: list[str]) -> None:
 
     parser = options_once(argparse.ArgumentParser(prog=f"{PROGRAM} tags", description="Count the tags of captions."))
     parser.add_argument("prepared", type=Path, help="a folder that this command wrote")
-    counts = count_tags(listed_captions(parser.parse_args(arguments).prepared))
+    prepared = parser.parse_args(arguments).prepared
+    refuse_url("tags", prepared)
+    counts = count_tags(listed_captions(prepared))
     let_readers_leave()
     for tag, num in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         print(f"{num:8,}  {tag}")
 
 
+def refuse_url(command: str, prepared: Path) -> None:
+    """Raise ValueError for the URL of a prepared dataset."""
+    if url := url_of(prepared):
+        raise ValueError(
+            f"{command}: {url} is in remote storage. Give the folder of this machine that its preparation printed; "
+            f"without --work that is {PrepConfig(('any',), prepared).folder}"
+        )
+
+
 def report(config: PrepConfig, outcome: Outcome) -> list[str]:
     """List the lines printed at the end. The next command follows a line "Next:"."""
-    output = config.output
+    output, shown = config.output if config.url is None else config.folder, config.url or str(config.output)
     if config.shard is not None and outcome.is_new:
         again = "Run the same command without --shard once all parts are through."
         return [f"Part {config.shard}: {plural(outcome.num_pictures, 'file is', 'files are')} measured. {again}"]
     left_out = sum(outcome.rejected.values())
     lines = [] if outcome.is_new else ["Nothing to do: the same files were prepared with the same options before."]
-    lines.append(f"{output}: {plural(outcome.num_pictures, 'image')} to train on, {plural(left_out, 'file')} left out.")
+    lines.append(f"{shown}: {plural(outcome.num_pictures, 'image')} to train on, {plural(left_out, 'file')} left out.")
     if left_out:
         reasons = counts_in_words(outcome.rejected)
         lines.append(f"Left out: {reasons}; each with its detail in {output / 'rejected.jsonl'}.")
     lines += [f"Note: {notice}" for notice in outcome.notices]
+    if config.url is not None and (config.write.format == "folder" or config.write.txt):
+        lines.append("Note: recipes read tables from URLs, no folders of images. To train from there, omit --write.")
     lines.append(
         f"Look at {output / 'report.html'}, or decide image by image: {PROGRAM} review {shlex.quote(str(output))}"
     )
@@ -114,7 +130,7 @@ def report(config: PrepConfig, outcome: Outcome) -> list[str]:
     where = where if where.is_file() else Path(__file__).parents[1] / where  # outside the checkout
     command = ["accelerate", "launch", "--config_file", str(where), "-m", "recipes.lora", "--config", "sd15_lora_style"]
     command += ["--model.source", "stable-diffusion-v1-5/stable-diffusion-v1-5"]
-    command += ["--data.folder", str(output), "--output.folder", f"runs/{output.name}"]
+    command += ["--data.folder", shown, "--output.folder", f"runs/{output.name}"]
     return [*lines, "Next:", shlex.join(command)]
 
 

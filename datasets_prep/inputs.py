@@ -39,7 +39,7 @@ def list_files(config: PrepConfig, source: PrepSource, others: Sequence[str], fi
     """List the files of the source, with a hash of all inputs. The hash includes files, options and `others`."""
     listing = source.listing(findings)
     salt = salt_of(look_of(config.limits, config.background))
-    same = replace(config, workers=0, engine="pool", shard=None, output=Path(), source=("any",))
+    same = replace(config, workers=0, engine="pool", shard=None, output=Path(), work=None, source=("any",))
     inputs = hashlib.sha256(ascii((VERSION, salt, same, source.name, *others)).encode())
     for entry in [*listing.items, *listing.rejected]:
         inputs.update(ascii(entry).encode())

@@ -120,4 +120,6 @@ def warn_of_notes(context: Context) -> None:
 def shown_options(config: PrepConfig) -> str:
     """Format as YAML the options that change the result."""
     lines = dump(config).splitlines(keepends=True)
-    return "".join(line for line in lines if line.partition(":")[0] not in ("output", "workers", "engine", "shard"))
+    return "".join(
+        line for line in lines if line.partition(":")[0] not in ("output", "workers", "engine", "shard", "work")
+    )

@@ -7,13 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from finetune.config.mask import MaskConfig
-from finetune.data.captions.files import (
-    MARKUP_SUFFIXES,
-    TABLE_SUFFIXES,
-    UNREAD_TABLE_SUFFIXES,
-    UNREAD_TEXT_SUFFIXES,
-    read_caption_files,
-)
+from finetune.data.captions.files import CAPTION_SUFFIXES, read_caption_files
 from finetune.data.captions.found import refuse_puzzling
 from finetune.data.captions.names import LISTINGS, TEXT_SUFFIXES, split_name
 from finetune.data.captions.reading import CaptionReading
@@ -175,8 +169,7 @@ def _named_by_folder(name: str, named: Mapping[str, tuple[int, str]], findings: 
 def _read_sidecars(
     root: str, files: Sequence[str], images: Sequence[str], reading: CaptionReading, findings: Findings
 ) -> dict[str, list[str]]:
-    suffixes = {*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES, *UNREAD_TABLE_SUFFIXES, *MARKUP_SUFFIXES}
-    chosen = [name for name in files if split_name(name)[1] in suffixes]
+    chosen = [name for name in files if split_name(name)[1] in CAPTION_SUFFIXES]
     found = read_caption_files(FolderSource(root).read, [*images, *chosen], is_image_name, reading, findings)
     refuse_puzzling(found, images, reading, findings)
     return found.captions

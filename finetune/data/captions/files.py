@@ -29,6 +29,10 @@ UNREAD_TABLE_SUFFIXES = (
     ".pdf",
 )  # fmt: skip
 """Files that may list captions where they are called so."""
+CAPTION_SUFFIXES = frozenset(
+    (*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES, *UNREAD_TABLE_SUFFIXES, *MARKUP_SUFFIXES)
+)
+"""Files that may have captions, read or not. In archives, those of classes may too."""
 FOLDER_SETTINGS = frozenset(
     ("multiply.txt", "cond_dropout.txt", "flip_p.txt", "batch_id.txt", "global.yaml", "local.yaml", "batch.yaml")
 )

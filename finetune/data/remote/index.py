@@ -17,9 +17,10 @@ from finetune.data.kept_files import KeptFiles
 from finetune.data.listing import Findings
 from finetune.data.remote.records import open_index
 from finetune.data.remote.shard import IndexedImage, ShardReading
-from finetune.data.remote.storage import RemoteFile, Storage
+from finetune.data.remote.storage import RemoteFile, Storage, is_hidden
 from finetune.data.remote.tables import index_table
 from finetune.data.remote.tars import index_tar
+from finetune.data.remote.upload_mark import refuse_unfinished
 from finetune.files import aside, try_lock, write_atomically, writing
 from finetune.plurals import plural
 
@@ -31,6 +32,8 @@ VERSION = 1
 READERS = {".tar": index_tar, ".parquet": index_table}
 SPLIT = re.compile(r"(?:^|[/_.-])(train|training|test|testing|validation|valid|val|dev|eval)(?=[/_.-])")
 TRAIN = ("train", "training")
+PREPARED = ("metadata.jsonl", "rejected.jsonl")
+"""Beside the tables of a prepared dataset, which have the images that are held out in tables of their own."""
 CORRECT = "Correct these shards, or prepare the images again: python -m datasets_prep --source FOLDER --output PREPARED"
 
 
@@ -62,8 +65,11 @@ def build_index(storage: Storage, options: ShardReading, findings: Findings, kep
 
 
 def _training_shards(storage: Storage, findings: Findings) -> list[RemoteFile]:
-    """List the shards. Where some are called train, those of other splits are omitted with a warning."""
-    files = storage.files()
+    """List the shards. Where some are called train, those of other splits are omitted with a warning, except those of a
+    prepared dataset, whose rows name their split."""
+    listed = storage.all_files()
+    refuse_unfinished(storage, listed)
+    files = [file for file in listed if not is_hidden(file.name)]
     shards = [file for file in files if _suffix(file) in READERS]
     if not shards:
         raise ValueError(
@@ -78,6 +84,8 @@ def _training_shards(storage: Storage, findings: Findings) -> list[RemoteFile]:
             f"data.folder: {storage.url} has both {' and '.join(kinds)} files, expected one kind. Give the folder of "
             "one of them, or list both in data.folders."
         )
+    if all(shard.name.startswith("data/") for shard in shards) and {file.name for file in files}.issuperset(PREPARED):
+        return shards
     splits = {shard: SPLIT.search(shard.name.lower()) for shard in shards}
     chosen = [shard for shard, found in splits.items() if found is not None and found[1] in TRAIN]
     for shard, found in splits.items() if chosen else ():

@@ -1,4 +1,4 @@
-"""Files below a URL, listed, and read in ranges with further tries."""
+"""Files below a URL: listed, read in ranges, written. Failed requests are repeated."""
 
 import functools
 import io
@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.extras import install_command
@@ -18,7 +20,7 @@ Result = TypeVar("Result")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://.+")
 """Two letters at least, unlike a drive of Windows."""
 WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds between the tries of a read."""
+"""Seconds between the tries of a request."""
 STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "updated", "mtime", "LastModified", "created")
 """What kinds of storage call the mark of a file's content, the best first."""
 PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
@@ -48,27 +50,42 @@ class Storage:
     """The files below a URL. Credentials and endpoint come from the environment, as for other programs."""
 
     url: str
+    option: str = "data.folder"
+    """What errors call the URL."""
 
     def files(self) -> list[RemoteFile]:
         """List the visible files, sorted by the bytes of their names."""
-        system, root = _opened(self.url, os.getpid())
+        return [file for file in self.all_files() if not is_hidden(file.name)]
+
+    def all_files(self) -> list[RemoteFile]:
+        """List all files, hidden ones too, sorted by their names' bytes. The empty files that consoles make for
+        folders are omitted."""
+        system, root = self._opened()
         system.invalidate_cache()
         found: dict[str, dict[str, Any]] = self._tried("", lambda: system.find(root, detail=True))
         files: list[RemoteFile] = []
         for path, facts in found.items():
-            name = path.removeprefix(root).strip("/") or path.rpartition("/")[2]
-            if not any(part.startswith(".") for part in name.split("/")):
-                stamp = next((str(facts[each]) for each in STAMPS if facts.get(each)), "")
-                files.append(RemoteFile(name, int(facts["size"] or 0), stamp))
+            name = path.removeprefix(root).removeprefix("/") or path.rpartition("/")[2]
+            if not name.endswith("/"):
+                files.append(_described(name, facts))
         return sorted(files, key=lambda file: os.fsencode(file.name))
+
+    def file(self, name: str) -> RemoteFile:
+        """Look up one file as it is now."""
+        system, root = self._opened()
+
+        def facts() -> dict[str, Any]:
+            system.invalidate_cache()
+            return system.info(_path(root, name))
+
+        return _described(name, self._tried(name, facts))
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Return the bytes of a range. Raises StorageError with the URL where several tries failed."""
-        system, root = _opened(self.url, os.getpid())
-        path = f"{root.rstrip('/')}/{name}"
+        system, root = self._opened()
 
         def whole() -> bytes:
-            data = system.cat_file(path, start=start, end=stop)
+            data = system.cat_file(_path(root, name), start=start, end=stop)
             if len(data) != stop - start:
                 raise ValueError(f"{len(data):,} of {stop - start:,} bytes came back; was the file replaced?")
             return data
@@ -79,27 +96,44 @@ class Storage:
         """Open a file, of which only the wanted ranges are read."""
         return RangeFile(self, file)
 
-    def _tried(self, name: str, call: Callable[[], Result]) -> Result:
+    def write(self, name: str, content: bytes | Path) -> None:
+        """Write a file, whole or not at all. The content may be that of a file on this machine."""
+        system, root = self._opened()
+        path = _path(root, name)
+        if isinstance(content, Path):
+            self._tried(name, lambda: system.put_file(str(content), path), "written")
+        else:
+            self._tried(name, lambda: system.pipe_file(path, content), "written")
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        system, root = self._opened()
+        self._tried(name, lambda: system.rm_file(_path(root, name)), "removed")
+
+    def _opened(self) -> tuple[Any, str]:
+        return _opened(self.url, self.option, os.getpid())
+
+    def _tried(self, name: str, call: Callable[[], Result], done: str = "read") -> Result:
         place = f"{self.url.rstrip('/')}/{name}".rstrip("/")
         for wait in (*WAITS, None):
             try:
                 return call()
             except FileNotFoundError as error:
                 raise FileNotFoundError(
-                    f"data.folder: {place} is not there. Check the spelling and that nobody removed it, then run the "
+                    f"{self.option}: {place} is not there. Check the spelling and that nobody removed it, then run the "
                     "same command again."
                 ) from error
             except PermissionError as error:
                 raise StorageError(
-                    f"data.folder: {place} may not be read ({first_line(error)}). Check the credentials, for S3 "
+                    f"{self.option}: {place} may not be {done} ({first_line(error)}). Check the credentials, for S3 "
                     "AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and their rights."
                 ) from error
             except Exception as error:  # every kind of storage raises errors of its own
                 if wait is None or type(error).__name__ in HOPELESS or isinstance(error, MemoryError):
                     raise StorageError(
-                        f"data.folder: {place} could not be read ({first_line(error)}). Check network, endpoint and "
-                        "credentials, for S3 AWS_ENDPOINT_URL and AWS_PROFILE or AWS_ACCESS_KEY_ID, then run the same "
-                        "command again; it continues."
+                        f"{self.option}: {place} could not be {done} ({first_line(error)}). Check network, endpoint "
+                        "and credentials, for S3 AWS_ENDPOINT_URL and AWS_PROFILE or AWS_ACCESS_KEY_ID, then run the "
+                        "same command again; it continues."
                     ) from error
                 print(f"{place}: {first_line(error)}; trying again in {wait:g} s", file=sys.stderr, flush=True)
                 time.sleep(wait)
@@ -153,8 +187,24 @@ def is_url(folder: str) -> bool:
     return URL.fullmatch(folder) is not None
 
 
+def is_hidden(name: str) -> bool:
+    """Check whether a part of a name begins with a dot."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _path(root: str, name: str) -> str:
+    """Return a file's path in its file system."""
+    return f"{root.rstrip('/')}/{name}"
+
+
+def _described(name: str, facts: dict[str, Any]) -> RemoteFile:
+    stamp = next((facts[each] for each in STAMPS if facts.get(each)), "")
+    text = str(stamp.timestamp() if isinstance(stamp, datetime) else stamp)  # as some kinds list it
+    return RemoteFile(name, int(facts["size"] or 0), text)
+
+
 @functools.lru_cache(maxsize=8)
-def _opened(url: str, process: int) -> tuple[Any, str]:
+def _opened(url: str, option: str, process: int) -> tuple[Any, str]:
     """Open the file system of a URL once per process. Connections are not inherited. Also returns the path
     in it."""
     import fsspec
@@ -165,9 +215,9 @@ def _opened(url: str, process: int) -> tuple[Any, str]:
     except ImportError as error:
         package = PACKAGES.get(protocol)
         advice = f"Run: {install_command(package)}" if package else f"Install what reads it: {first_line(error)}"
-        raise ValueError(f"data.folder: {url} needs a package that is not installed. {advice}") from error
+        raise ValueError(f"{option}: {url} needs a package that is not installed. {advice}") from error
     except ValueError as error:
         raise ValueError(
-            f"data.folder: {url} has the protocol {protocol}, expected one that fsspec knows, such as s3. Check the "
+            f"{option}: {url} has the protocol {protocol}, expected one that fsspec knows, such as s3. Check the "
             "spelling."
         ) from error

@@ -5,19 +5,15 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 
-from finetune.data.captions.files import TABLE_SUFFIXES, UNREAD_TABLE_SUFFIXES, UNREAD_TEXT_SUFFIXES, read_caption_files
+from finetune.data.captions.files import CAPTION_SUFFIXES, read_caption_files
 from finetune.data.captions.found import refuse_puzzling
-from finetune.data.captions.names import CLASS_SUFFIX, LISTINGS, TEXT_SUFFIXES, split_name
+from finetune.data.captions.names import CLASS_SUFFIX, LISTINGS, split_name
 from finetune.data.images.decode import upright_size
 from finetune.data.kept_files import KeptFiles
 from finetune.data.listing import Entry, Findings, read_captions
 from finetune.data.remote.shard import IndexedImage, ShardReading
 from finetune.data.remote.storage import RemoteFile, Storage
 from finetune.data.visible_files import CONDITION_SUFFIX, MASK_SUFFIX, MAX_FILE_BYTES, UNREAD_SUFFIXES, is_image_name
-
-TEXTS = frozenset(
-    (*TEXT_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TEXT_SUFFIXES, *UNREAD_TABLE_SUFFIXES, CLASS_SUFFIX)
-)  # what may hold captions
 
 
 def index_tar(
@@ -33,7 +29,7 @@ def index_tar(
                 if is_image_name(name) and not split_name(name)[0].endswith((MASK_SUFFIX, CONDITION_SUFFIX)):
                     if (found := _image(archive, name, member, findings, kept)) is not None:
                         images[name] = found
-                elif split_name(name)[1] in TEXTS and options.captions == "listed":
+                elif split_name(name)[1] in CAPTION_SUFFIXES | {CLASS_SUFFIX} and options.captions == "listed":
                     texts[name] = _content(archive, member)
                 elif is_image_name(name):
                     findings.warn("condition images and masks in archives, which are not used", name)
