@@ -23,8 +23,9 @@ FLAT_GAIN = 0.05
 SAME_PLACE = 0.5
 """Share of coarse frequencies that images have in common where one is a filtered version of the other; a mirrored or
 turned one has up to 0.2."""
-GONE = -1.0
-"""Logarithm of the gain at middle frequencies below which an image shows nothing of another, as a turned one does."""
+GONE = -1.5
+"""Logarithm of the gain at middle frequencies below which an image shows nothing of another. Photographs turned by two
+degrees, cut or shifted have less; smooth ones under large letters have down to -1.25."""
 LEAST_ADDED, MUCH_ADDED = 2.0, 4.0
 """Levels, root mean square, of what is added; much may show at the finest frequencies alone."""
 

@@ -95,6 +95,16 @@ def test_a_turned_image_is_not_a_sharper_one() -> None:
     assert made_of(pair_figures(EDITS["blurred"](original).convert("L"), original.convert("L"))) is Made.FIRST
 
 
+def test_large_letters_on_a_smooth_image_are_added_to_it() -> None:
+    random, (down, across) = np.random.default_rng(0), np.mgrid[:384, :384] / 384
+    noise = Image.fromarray(random.integers(0, 256, (384, 384), dtype=np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    rough = np.asarray(noise, float)
+    levels = 120 + 80 * down - 40 * across + 6 * (rough - rough.mean()) / rough.std()
+    original = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    assert kept([with_text(original), original]) == 1
+    assert kept([original, with_text(original)]) == 0
+
+
 def test_what_was_added_shows_where_an_image_is_wider_than_the_middle_that_is_compared() -> None:
     original = scene(1040)
     marked = original.copy()
