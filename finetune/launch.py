@@ -29,6 +29,8 @@ from finetune.processes.streams import outlive_lost_output
 from finetune.prompt_syntax import prompt_warnings
 from finetune.replaced_folder import clear_replaced
 from finetune.run_folder.finished import finished_message
+from finetune.run_folder.mirror.fetch import fetch_newest
+from finetune.run_folder.mirror.uploads import begin_uploads, finish_uploads, upload_after_failure
 from finetune.run_folder.options import check_output
 from finetune.run_folder.places import refuse_nested_folders
 from finetune.run_folder.resume_source import refuse_no_checkpoint
@@ -69,6 +71,7 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
         refuse_unknown_family(config.model.family)
         refuse_nested_folders(config)
         refuse_no_checkpoint(config.resume)
+        fetch_newest(config)
         config, kept = with_kept_numbers(config, given)
         lines: list[str] = []
         read = functools.cache(functools.partial(read_manifest, recipe, config))
@@ -81,9 +84,12 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
                 with lock_folder(stage.folder):  # refuses a second writer before torch is imported
                     clear_replaced(stage.folder)
         messages = [stage.finished() for stage in planned]
+        if is_first_process():
+            begin_uploads(config)
         for message in filter(None, messages):
             say(message)
         if None not in messages:
+            finish_uploads(config)
             return
         begin_log(planned[messages.index(None)])
         if (note := unread_config(os.environ, program)) is not None:
@@ -103,6 +109,7 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
             if number:  # the log of the first began before its data was read
                 begin_log(stage)
             stage.run(manifest)
+        finish_uploads(config)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             fail(ValueError(f"out of memory: {str(error).strip() or type(error).__name__}. {LOWER}"))
@@ -164,6 +171,7 @@ def fail(error: Exception) -> NoReturn:
         time.sleep(SECONDS_TO_BE_STOPPED)
         process = f" in process {os.environ['RANK']}"
     print(f"error{process}: " + text.replace("\n", "\n       "), file=sys.stderr, flush=True)
+    upload_after_failure()
     raise SystemExit(1)
 
 

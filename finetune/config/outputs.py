@@ -92,6 +92,10 @@ class OutputConfig:
     one_file: Annotated[bool, Resume.EXPORTED] = False
     """Where all weights are trained: write them as one file for ComfyUI, A1111 and Forge, too."""
 
+    mirror: str | None = None
+    """URL in S3-compatible storage, such as s3://bucket/runs/ink, that checkpoints and results are copied to; the same
+    command on another machine continues from there."""
+
     def problems(self) -> list[str]:
         if not re.fullmatch(r"[\w. -]+", self.export_name):
             given = "output.folder" if self.name is None else "output.name"

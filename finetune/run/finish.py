@@ -22,6 +22,7 @@ from finetune.run.scoring.score import score_strengths
 from finetune.run.scoring.weights import read_state
 from finetune.run.weight_hashes import refuse_changed_files
 from finetune.run_folder.finished import write_status
+from finetune.run_folder.mirror.uploads import upload_stopped
 from finetune.session import Progress, Session
 from finetune.tracking.tracker import Tracker
 
@@ -157,6 +158,7 @@ def end_stopped(session: Session, step: int) -> NoReturn:
             write_report(run.folder, message=message, votes=own_votes(run.folder))
         log_gallery(session, tracker)
         tracker.finish(EXIT_CODE)
+    upload_stopped()
     ranks().exchange()  # a launcher kills those that still save once one has ended
     ranks().leave()
     raise SystemExit(EXIT_CODE)

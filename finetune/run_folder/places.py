@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from finetune.config.facts import Mark, marked
 from finetune.config.parse.dump import as_flat
 from finetune.config.train import TrainConfig
+from finetune.data.remote.storage import is_url
 
 
 def refuse_nested_folders(config: TrainConfig) -> None:
@@ -17,6 +18,7 @@ def refuse_nested_folders(config: TrainConfig) -> None:
 
 def nested_folders(config: TrainConfig) -> Iterator[str]:
     """Yield one sentence per pair of folders that overlap."""
+    yield from mirror_problems(config)
     output, cache = Path(config.output.folder), config.cache.place
     for key, folder in folders(config, Mark.READ):
         for written, place in (("output.folder", output), ("cache.folder", cache)):
@@ -38,6 +40,27 @@ def nested_folders(config: TrainConfig) -> Iterator[str]:
                 f"output.folder: {key} {model} is the export of the run in {output}, which this run would replace. Use "
                 "another folder."
             )
+
+
+def mirror_problems(config: TrainConfig) -> Iterator[str]:
+    """Yield what is wrong with the place of a mirror."""
+    mirror = config.output.mirror
+    if mirror is None:
+        return
+    if not is_url(mirror) or mirror.startswith(("file:", "local:")):
+        yield f"output.mirror: got {mirror}, expected the URL of remote storage, such as s3://bucket/runs/ink."
+        return
+    given = [config.data.folder, *(each.folder for each in config.data.folders)]
+    for folder in [folder for folder in given if folder is not None and is_url(folder)]:
+        one, other = PurePosixPath(place_in_storage(mirror)), PurePosixPath(place_in_storage(folder))
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            yield f"output.mirror: {mirror} and data.folder {folder} overlap. Use a prefix beside the images."
+
+
+def place_in_storage(url: str) -> str:
+    """Return a URL without what may be written in several ways."""
+    protocol, _, place = url.partition("://")
+    return f"{protocol.lower().replace('s3a', 's3')}/{place}"
 
 
 def folders(config: TrainConfig, mark: Mark) -> list[tuple[str, Path]]:

@@ -28,6 +28,8 @@ PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs
 HOPELESS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "InvalidRegionError")
 """Errors of botocore that no further try mends."""
 BLOCK = 8 * 2**20
+BOUNDED = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
+"""Settings of botocore where a run waits for storage that may never answer."""
 
 
 class StorageError(OSError):
@@ -52,6 +54,8 @@ class Storage:
     url: str
     option: str = "data.folder"
     """What errors call the URL."""
+    waits: tuple[float, ...] | None = None
+    """Seconds between the tries of a request; none is `WAITS`."""
 
     def files(self) -> list[RemoteFile]:
         """List the visible files, sorted by the bytes of their names."""
@@ -92,6 +96,16 @@ class Storage:
 
         return self._tried(name, whole) if stop > start else b""
 
+    def read_whole(self, name: str) -> bytes:
+        """Return the bytes of a small file."""
+        system, root = self._opened()
+        return self._tried(name, lambda: system.cat_file(_path(root, name)))
+
+    def copy(self, name: str, file: Path) -> None:
+        """Copy a file of any size to this machine."""
+        system, root = self._opened()
+        self._tried(name, lambda: system.get_file(_path(root, name), str(file)))
+
     def open(self, file: RemoteFile) -> "RangeFile":
         """Open a file, of which only the wanted ranges are read."""
         return RangeFile(self, file)
@@ -111,11 +125,11 @@ class Storage:
         self._tried(name, lambda: system.rm_file(_path(root, name)), "removed")
 
     def _opened(self) -> tuple[Any, str]:
-        return _opened(self.url, self.option, os.getpid())
+        return _opened(self.url, self.option, os.getpid(), is_bounded=self.waits is not None)
 
     def _tried(self, name: str, call: Callable[[], Result], done: str = "read") -> Result:
         place = f"{self.url.rstrip('/')}/{name}".rstrip("/")
-        for wait in (*WAITS, None):
+        for wait in (*(WAITS if self.waits is None else self.waits), None):
             try:
                 return call()
             except FileNotFoundError as error:
@@ -204,14 +218,15 @@ def _described(name: str, facts: dict[str, Any]) -> RemoteFile:
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(url: str, option: str, process: int) -> tuple[Any, str]:
+def _opened(url: str, option: str, process: int, *, is_bounded: bool = False) -> tuple[Any, str]:
     """Open the file system of a URL once per process. Connections are not inherited. Also returns the path
     in it."""
     import fsspec
 
     protocol = url.partition("://")[0]
+    settings = {"config_kwargs": BOUNDED} if is_bounded and protocol in ("s3", "s3a") else {}
     try:
-        return fsspec.core.url_to_fs(url, skip_instance_cache=True)
+        return fsspec.core.url_to_fs(url, skip_instance_cache=True, **settings)
     except ImportError as error:
         package = PACKAGES.get(protocol)
         advice = f"Run: {install_command(package)}" if package else f"Install what reads it: {first_line(error)}"

@@ -17,6 +17,7 @@ from finetune.run.checkpoint import Checkpoint
 from finetune.run.saving.adapter_files import exported_state, write_adapter_files
 from finetune.run.saving.write_checkpoint import save_checkpoint, save_in_parts
 from finetune.run_folder.checkpoints import CheckpointState
+from finetune.run_folder.mirror.uploads import request_upload, wait_for_room
 from finetune.session import Progress, Session
 
 
@@ -24,6 +25,9 @@ def save(session: Session, progress: Progress) -> None:
     """Write a checkpoint on the main process, for which the others wait. With sharded weights all write a part."""
     run, options = session.run, session.run.config.checkpoint
     folder, text = run.folder / "checkpoints", dump(run.config)
+    if run.config.output.mirror is not None:
+        wait_for_room(session.stop.requested)
+        ranks().exchange()  # the wait may be longer than that of a collective
     with session.stop.saving():
         state = exported_state(session) if options.export else None
         if session.records.metrics is not None:
@@ -38,6 +42,7 @@ def save(session: Session, progress: Progress) -> None:
             save_checkpoint(folder, checkpoint, text, keep=options.keep, write_export=files)
         ranks().exchange()  # a large checkpoint takes longer than the next step's collectives would wait
         note_saved(progress.step)
+    request_upload()
 
 
 def write_files(session: Session, state: Mapping[str, Tensor], step: int, folder: Path) -> None:

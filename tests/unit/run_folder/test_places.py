@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,23 @@ def root(tmp_path: Path) -> Path:
 def test_a_folder_within_another_is_refused(folders: dict[str, str], words: str, root: Path) -> None:
     with pytest.raises(ValueError, match=words):
         refuse_nested_folders(config_of(root, **folders))
+
+
+@pytest.mark.parametrize(
+    ("mirror", "data", "words"),
+    [
+        ("runs/ink", "s3://bucket/images", "got runs/ink, expected the URL of remote storage"),
+        ("file:///runs/ink", "s3://bucket/images", "got file:///runs/ink, expected the URL"),
+        ("s3://bucket/images/run", "s3://bucket/images", "overlap"),
+        ("s3a://bucket/", "s3://bucket/images", "overlap"),
+        ("s3://bucket/images2", "s3://bucket/images", None),
+    ],
+)
+def test_a_mirror_is_a_url_beside_the_images(mirror: str, data: str, words: str | None, root: Path) -> None:
+    flags = ["--model.source", "model", "--data.folder", data, "--output.folder", str(root / "out")]
+    config = parse(LoRATrainConfig, [*flags, "--output.mirror", mirror], program="recipes.lora")
+    with contextlib.nullcontext() if words is None else pytest.raises(ValueError, match=words):
+        refuse_nested_folders(config)
 
 
 def test_class_images_are_not_written_to(root: Path) -> None:

@@ -1,0 +1,1 @@
+"""A copy of a run folder in remote storage; torch-free."""
