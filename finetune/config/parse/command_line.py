@@ -27,7 +27,7 @@ from finetune.config.parse.versions import print_versions
 
 Config = TypeVar("Config")
 
-FOLDER = "output.folder"
+OF_ONE_RUN = ("output.folder", "output.mirror")
 
 DASHES = "-\N{EN DASH}\N{EM DASH}"
 """Word processors make one dash of two hyphens."""
@@ -75,8 +75,8 @@ def parse_given(
     for key in set(given) & set(marked(kind, Mark.PROMPT_LIST)):
         given[key], wrong = with_files_read(given[key], key)
         found += wrong
-    if FOLDER in given:
-        given[FOLDER], wrong = with_run_id(given[FOLDER], FOLDER)
+    for key in [key for key in OF_ONE_RUN if key in given]:
+        given[key], wrong = with_run_id(given[key], key)
         found += wrong
     read: dict[str, object] = {}
     for key, texts in given.items():
