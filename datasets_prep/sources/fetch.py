@@ -34,7 +34,8 @@ def fetch(storage: Storage, files: Sequence[RemoteFile], folder: Path, progress:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder.parent / "lock", storage):
-        kept, lost = _with_paths(files)
+        is_case_blind = (folder.parent / "LOCK").exists()  # as on macOS
+        kept, lost = with_paths(files, is_case_blind=is_case_blind)
         known = _known(folder.parent / "fetched.jsonl", kept)
         _remove_others(folder, {file.name for file in kept})
         missing = [file for file in kept if not _is_there(folder, file, known)]
@@ -83,9 +84,10 @@ def _fetch_one(storage: Storage, file: RemoteFile, path: Path) -> str | None:
     return None
 
 
-def _with_paths(files: Sequence[RemoteFile]) -> tuple[list[RemoteFile], list[Rejected]]:
+def with_paths(files: Sequence[RemoteFile], *, is_case_blind: bool = False) -> tuple[list[RemoteFile], list[Rejected]]:
     """Set aside files whose names a folder cannot hold."""
     names = {file.name for file in files}
+    seen: set[str] = set()
     kept: list[RemoteFile] = []
     lost: list[Rejected] = []
     for file in files:
@@ -98,6 +100,9 @@ def _with_paths(files: Sequence[RemoteFile]) -> tuple[list[RemoteFile], list[Rej
             why = "its name is too long for a file"
         elif any(name in names for name in above):
             why = "another file has the name of its folder"
+        elif is_case_blind and file.name.casefold() in seen:
+            why = "another file differs in upper and lower case alone, which this disk does not tell apart"
+        seen.add(file.name.casefold())
         if why is None:
             kept.append(file)
         else:

@@ -114,8 +114,11 @@ def _listed(storage: Storage, folder: Path) -> RemoteFolder:
             f"source: there are no images, .parquet or .tar files below {storage.url}, of {plural(len(files), 'file')} "
             "there. Check the spelling."
         )
-    if [file.name for file in files] == [storage.url.rpartition("/")[2]] and is_image_name(files[0].name):
-        raise ValueError(f"source: {storage.url} is a single image. Give the URL of its folder.")
+    parent, _, name = storage.url.rpartition("/")
+    if [file.name for file in files] == [name]:  # the URL is that of a file
+        if is_image_name(name):
+            raise ValueError(f"source: {storage.url} is a single image. Give the URL of its folder.")
+        storage = replace(storage, url=parent)
     return RemoteFolder(storage, files, _hidden(everything), folder)
 
 

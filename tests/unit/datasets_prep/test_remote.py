@@ -16,7 +16,7 @@ from finetune.config.parse.command_line import parse
 from finetune.data.kept_files import KeptFiles
 from finetune.data.manifest import Record, read_manifest
 from finetune.data.remote import storage as remote_storage
-from finetune.data.remote.storage import Storage, StorageError
+from finetune.data.remote.storage import RemoteFile, Storage, StorageError
 from finetune.data.remote.upload_mark import MARK
 from tests.support.images import drawn, encoded, write
 from tests.support.prepared import kept_and_left_out, rows_of
@@ -102,6 +102,8 @@ def test_tables_and_archives_below_a_url_are_prepared_as_on_a_disk(
     assert [row["text"] for row in rows_of(remote.output)] == captions
     assert rows_of(remote.output) == rows_of(local.output)
     assert rows_of(remote.output, "rejected.jsonl") == rows_of(local.output, "rejected.jsonl")
+    one_file = replace(remote, source=(f"{url}/{next(iter(files))}",), output=tmp_path / "one")
+    assert prepare(one_file).num_pictures == 5
 
 
 def test_an_interrupted_upload_is_not_a_dataset_and_is_completed(
@@ -198,6 +200,14 @@ def test_an_object_that_cannot_be_read_costs_only_itself(
     monkeypatch.setattr(fetching, "MOST_LOST_IN_A_ROW", 3)
     with pytest.raises(StorageError, match="3 files in a row cannot be read"):
         prepare(replace(local, work=tmp_path / "elsewhere"))
+
+
+def test_names_that_a_folder_cannot_hold_are_listed() -> None:
+    files = [RemoteFile(name, 1, "") for name in ("A.png", "a.png", "b", "b/c.png", "d//e.png", "f.png")]
+    kept, lost = fetching.with_paths(files, is_case_blind=True)
+    assert [file.name for file in kept] == ["A.png", "b", "f.png"]
+    assert [each.source for each in lost] == ["a.png", "b/c.png", "d//e.png"]
+    assert [file.name for file in fetching.with_paths(files)[0]] == ["A.png", "a.png", "b", "f.png"]
 
 
 def test_what_cannot_work_is_refused_before_anything_is_fetched(
