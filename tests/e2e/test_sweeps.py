@@ -64,7 +64,8 @@ def test_a_folder_named_by_a_run_needs_the_runs_id(run_id: str | None, monkeypat
     if run_id is not None:
         monkeypatch.setenv("WANDB_RUN_ID", run_id)
     options = ["--config", "demo", "--model.source", "m", "--data.folder", "d", "--output.folder", "a/{WANDB_RUN_ID}"]
-    with pytest.raises(ValueError, match=r"output\.folder: got .*WANDB_RUN_ID"):
+    options += ["--output.mirror", "s3://b/{WANDB_RUN_ID}"]
+    with pytest.raises(ValueError, match=r"output\.folder: got .*WANDB_RUN_ID(.|\n)*output\.mirror: got .*WANDB_RUN"):
         parse(RECIPES["recipes.lora"], options, program="test", find_file=find_preset)
 
 
