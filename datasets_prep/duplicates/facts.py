@@ -12,7 +12,7 @@ from datasets_prep.duplicates.appearances import KeptBytes
 from datasets_prep.duplicates.compression import quality_of
 from datasets_prep.duplicates.consensus import Consensus, shared_information
 from datasets_prep.duplicates.curves import changed_tones, tone_figures
-from datasets_prep.duplicates.frames import Box, frame_of, may_be_framed, place_of, thumbnail
+from datasets_prep.duplicates.frames import SAME_CONTENT, Box, frame_of, may_be_framed, place_of, thumbnail
 from datasets_prep.duplicates.made import Made
 from datasets_prep.duplicates.pairs import made_of, pair_figures
 from finetune.similarity.appearance import look_at
@@ -23,8 +23,6 @@ RIM = 32
 """The rim is the shorter side divided by this."""
 BORDER_TOLERANCE = 6
 """Levels by which pixels of a border differ; plain backgrounds of photographs vary more."""
-SAME_CONTENT = 0.9
-"""Correlation of thumbnails from which images show the same; crops show something else."""
 MORE_ALIKE = 0.01
 """How much higher the correlation of whole images must be to take an apparent border for content."""
 SAME_INSIDE = 0.98

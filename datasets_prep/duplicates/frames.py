@@ -27,8 +27,9 @@ near it."""
 SAME_TONE, FLAT_STRIP, CHANGED = 12, 0.8, 0.3
 """Levels, the share of a strip within so many of its median, and the share of the pixels at the edges that leave it."""
 SAME_CONTENT = 0.9
-"""Correlation, at the side of a thumbnail, of an image with what is in the frame."""
+"""Correlation of thumbnails from which images show the same; crops show something else."""
 THUMBNAIL = 32
+"""Side of a thumbnail in pixels."""
 
 
 def may_be_framed(grey: Image.Image) -> bool:
@@ -54,9 +55,7 @@ def frame_of(outer: Image.Image, inner: Image.Image) -> Box | None:
         return None
     box = left, top, right, bottom
     one, other = (thumbnail(each) for each in (outer.crop(box), inner))
-    if min(one.std(), other.std()) < 1 or np.corrcoef(one, other)[0, 1] < SAME_CONTENT:
-        return None
-    return box
+    return box if show_the_same(one, other) else None
 
 
 def place_of(outer: Image.Image, inner: Image.Image) -> Box | None:
@@ -108,6 +107,11 @@ def edges(
         judged.append((float((abs(beyond - tone) <= SAME_TONE).mean()), float((abs(inside - tone) > SAME_TONE).mean())))
         found.append(edge)
     return found[0], found[1], judged
+
+
+def show_the_same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Compare thumbnails. Even ones show nothing."""
+    return min(first.std(), second.std()) >= 1 and np.corrcoef(first, second)[0, 1] >= SAME_CONTENT
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datasets_prep.duplicates.consensus import Consensus
-from datasets_prep.duplicates.facts import SAME_CONTENT, WHOLE, Details, Facts, common_parts, common_sides
+from datasets_prep.duplicates.facts import WHOLE, Details, Facts, common_parts, common_sides
+from datasets_prep.duplicates.frames import show_the_same
 from datasets_prep.duplicates.made import Made
 from datasets_prep.records import Duplicate
 from finetune.similarity.appearance import can_verify
@@ -151,10 +152,7 @@ def enlargements(
 
 def contrast(first: np.ndarray, second: np.ndarray) -> float:
     """Contrast of the first over the second; 1 for different content."""
-    deviations = first.std(), second.std()
-    if min(deviations) < 1 or np.corrcoef(first, second)[0, 1] < SAME_CONTENT:
-        return 1.0
-    return float(deviations[0] / deviations[1])
+    return float(first.std() / second.std()) if show_the_same(first, second) else 1.0
 
 
 def unlikeness(thumbnail: np.ndarray, others: np.ndarray) -> float:
