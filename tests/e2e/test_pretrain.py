@@ -12,9 +12,11 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
+from tests.support.jobs import ends, start_job
 from tests.support.launch import succeeded
-from tests.support.runs import Options, completed, metrics, refused
+from tests.support.runs import BF16, Options, completed, metrics, refused
 from tests.tiny.sd import save_pictures
+from tools.base_model import BaseModelConfig, train
 
 SMALL = {
     "data.resolution": 32,
@@ -153,16 +155,17 @@ def write_icons(folder: Path, num_concepts: int) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000.parquet")
 
 
-def trained_base(icons: Path, work: Path) -> str:
-    steps = ["--autoencoder_steps", "2", "--steps", "2", "--last_steps", "2", "--batch_size", "4"]
-    return succeeded(["-m", "tools.base_model", "--icons", str(icons), "--work", str(work), *steps])
-
-
 @pytest.mark.slow
-def test_one_command_trains_all_parts_and_continues_where_it_was(tmp_path: Path) -> None:
+def test_one_command_trains_all_parts_and_continues_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time it starts processes that have all imports."""
     icons, work = tmp_path / "icons", tmp_path / "work"
     write_icons(icons, 30)
-    assert "in pieces" in trained_base(icons, work)
+    steps = {"autoencoder_steps": 2, "steps": 2, "last_steps": 2, "batch_size": 4}
+    given = {"icons": icons, "work": work} | steps
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    assert "in pieces" in succeeded(["-m", "tools.base_model", *words])
     stages = {name: work / name / "export" for name in ("tokenizer", "autoencoder", "denoiser", "last")}
     unets = [
         safetensors.torch.load_file(stages[name] / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
@@ -176,5 +179,18 @@ def test_one_command_trains_all_parts_and_continues_where_it_was(tmp_path: Path)
         there = [path for path in parts if path.parent.name == file.parent.name or file.parent == stages["last"]]
         assert b"".join(path.read_bytes() for path in there) == file.read_bytes(), file
     before = {path: path.stat().st_mtime_ns for path in (work / "last" / "export").rglob("*")}
-    assert "is finished" in trained_base(icons, work)
+    said: list[str] = []
+
+    def start(module: str, *words: object, **environment: str) -> None:
+        options = words if module == "recipes.pretrain" else words[words.index("recipes.pretrain") + 1 :]
+        given = dict(zip((str(name).removeprefix("--") for name in options[::2]), options[1::2], strict=True))
+        num = 1 if module == "recipes.pretrain" else 2
+        environment |= BF16 if num == 2 else {}
+        found = ends(start_job("pretrain", given, tmp_path / "logs", num=num, environment=environment))
+        assert all(ended.exit_code == 0 for ended in found), found
+        said.append(found[0].output)
+
+    monkeypatch.setattr("tools.base_model.start", start)
+    train(BaseModelConfig(icons, work, **steps))
+    assert len(said) == 4 and all("is finished" in each for each in said)
     assert before == {path: path.stat().st_mtime_ns for path in (work / "last" / "export").rglob("*")}
