@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from finetune.data.captions.columns import caption_column_of, chosen_column, missing_column
 from finetune.data.captions.names import folded
 from finetune.data.captions.reading import CaptionReading, UnreadableTextError, read_text
-from finetune.data.captions.tables import NAME_FIELDS, delimiter_of
+from finetune.data.captions.tables import NAME_FIELDS, NotUnderstood, delimiter_of, whole_line
 from finetune.data.captions.text import in_lines
 from finetune.data.listing import Entry, Findings, read_captions, read_entry
 from finetune.data.visible_files import FolderSource
@@ -63,13 +64,16 @@ class _ActualNames:
         self._folded: dict[str, list[str]] = {}
 
     def of(self, name: str) -> str:
-        """Return the existing name that differs in composition or capitals alone. Otherwise it is `name`."""
+        """Return the existing name that differs in composition, capitals or Windows' slashes. Else it is `name`."""
+        slashed = posixpath.normpath(name.replace("\\", "/"))
         if name in self._names or not self._names:
             return name
+        if slashed in self._names:
+            return slashed
         if not self._folded:
             for each in self._names:
                 self._folded.setdefault(folded(each), []).append(each)
-        found = self._folded.get(folded(name), [])
+        found = self._folded.get(folded(slashed), [])
         return found[0] if len(found) == 1 else name
 
 
@@ -105,10 +109,18 @@ def _json_rows(text: str, findings: Findings) -> Iterator[tuple[int, dict[str, o
 
 
 def _csv_rows(text: str, findings: Findings) -> Iterator[tuple[int, dict[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", delimiter=delimiter_of(text))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
     try:
-        for row in reader:
-            values: dict[str, object] = {column: value or None for column, value in row.items()}
+        columns = [column.strip() for column in next(filter(any, reader), [])]
+        for line in filter(any, reader):
+            try:
+                cells = whole_line(line, len(columns), text)
+            except NotUnderstood as error:
+                findings.error("lines with more values than columns", f"line {reader.line_num}: {error}")
+                continue
+            values: dict[str, object] = {
+                column: value or None for column, value in itertools.zip_longest(columns, cells, fillvalue="")
+            }
             values |= {column: _number(values[column]) for column in ("weight", "repeats") if column in values}
             yield reader.line_num, values
     except csv.Error as error:

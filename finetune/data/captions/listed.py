@@ -72,7 +72,7 @@ def _rows(text: str, suffix: str, reading: CaptionReading, images: ImageNames) -
 
 
 def _mentions(text: str, images: ImageNames) -> bool:
-    words = text.replace('"', " ").replace(",", " ").replace(";", " ").split()[:10_000]
+    words = text.replace('"', " ").replace(",", " ").replace(";", " ").replace("|", " ").split()[:10_000]
     return any(word in images or ("." in word and images.called(posixpath.basename(word))) for word in words)
 
 

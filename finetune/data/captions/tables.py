@@ -146,6 +146,8 @@ def json_rows(value: object, reading: CaptionReading) -> list[Row]:
         lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], Mapping)]
         if len(lists) == 1:
             value = lists[0]
+    if isinstance(value, Mapping) and (objects := _objects_of_columns(value)):
+        return object_rows(objects, reading)
     if isinstance(value, Mapping):
         return [
             Row(name, tuple(item if isinstance(item, list) else caption_values(item, reading) or ()))
@@ -153,6 +155,20 @@ def json_rows(value: object, reading: CaptionReading) -> list[Row]:
             if isinstance(item, str | Mapping | list)
         ]
     return object_rows(value if isinstance(value, list) else (), reading)
+
+
+def _objects_of_columns(value: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return the rows of a table by columns. Each is a list or, as pandas writes it, an object by row."""
+    columns = {
+        name: dict(enumerate(column)) if isinstance(column, list) else column
+        for name, column in value.items()
+        if isinstance(column, list | Mapping)
+    }
+    names = next((columns[field] for field in NAME_FIELDS if field in columns), {})
+    is_whole = all(column.keys() == names.keys() for column in columns.values())
+    if len(columns) < 2 or not is_whole or not all(isinstance(each, str) for each in names.values()):
+        return []
+    return [{name: column[row] for name, column in columns.items()} for row in names]
 
 
 def _coco_objects(images: object, annotations: list[object]) -> Iterator[dict[str, object]]:
@@ -192,11 +208,24 @@ def csv_rows(text: str, reading: CaptionReading, images: Container[str]) -> list
     if not lines:
         return []
     if len(lines[0]) > 1 and lines[0][0].strip() in images:
-        return [Row(line[0].strip(), tuple(line[1:2])) for line in lines]
+        whole = [whole_line(line, 2, text) for line in lines]
+        return [Row(line[0].strip(), tuple(line[1:2])) for line in whole]
     fields = [known_field(field.strip()) for field in lines[0]]
     if not set(fields) & set(NAME_FIELDS) and any(TELLING_FIELD.search(field) for field in fields):
         raise NotUnderstood(f"it has the columns {', '.join(fields[:5])}, of which none is {NAME_FIELDS[0]}")
-    return object_rows((dict(zip(fields, line, strict=False)) for line in lines[1:]), reading)
+    whole = [whole_line(line, len(fields), text) for line in lines[1:]]
+    return object_rows((dict(zip(fields, line, strict=False)) for line in whole), reading)
+
+
+def whole_line(line: list[str], num: int, text: str) -> list[str]:
+    """Return `num` values of a line. Commas of the last are put back. Raises `NotUnderstood` for other longer lines."""
+    if len(line) <= num or not any(line[num:]):
+        return line[:num]
+    if delimiter_of(text) != "," or '"' in text or num < 2:
+        raise NotUnderstood(
+            f"the line of {line[0]} has {len(line)} values, expected {num}; put quotes around texts with commas"
+        )
+    return [*line[: num - 1], ",".join(line[num - 1 :])]
 
 
 def known_field(field: str) -> str:
@@ -205,10 +234,10 @@ def known_field(field: str) -> str:
 
 
 def named_lines(text: str, images: Container[str]) -> list[Row]:
-    """Return the images of lines such as "x.png: cat". There are none unless each line begins with a name."""
+    """Return the images of lines such as "x.png: cat" and "x.png#0 cat". Each line has to begin with a name."""
     rows = []
     for line in in_lines(text):
-        match = re.fullmatch(r"\s*(.+?\.\w+)(?:\s*[:|=]\s*|\s+)(\S.*)", line)
+        match = re.fullmatch(r"\s*(.+?\.\w+)(?:#\d+)?(?:\s*[:|=]\s*|\s+)(\S.*)", line)
         if line.strip() and (match is None or match[1] not in images):
             return []
         rows += [Row(match[1], (match[2].strip(),))] if match is not None else []
