@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from finetune.export.fused import share
 from finetune.export.lora import LoRALayer
 from finetune.export.single_file import split_name
 from finetune.files import file_sha256
+from finetune.json_text import parse_json
 from finetune.lora_files.names import adaptable_layers, known_names, spellings
 from finetune.lora_files.show import piece_of, read
 from finetune.models.family import Network, SingleFileLayer
@@ -175,7 +176,7 @@ def peft_scale(path: Path) -> Scale | None:
 
 def diffusers_scale(metadata: Mapping[str, str]) -> Scale:
     """Read alpha / rank of layers from diffusers' metadata. It is 1 where there are none."""
-    noted: dict[str, Any] = json.loads(metadata.get(DIFFUSERS_METADATA, "{}"))
+    noted = notes_of(metadata)
 
     def scale(name: str) -> float:
         part, _, layer = name.partition(".")
@@ -184,6 +185,15 @@ def diffusers_scale(metadata: Mapping[str, str]) -> Scale:
         return 1.0 if not alpha or not rank else float(alpha) / float(rank)
 
     return scale
+
+
+def notes_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Read diffusers' note of ranks and alphas. Raises ValueError for a damaged one."""
+    try:
+        noted = parse_json(metadata.get(DIFFUSERS_METADATA, "{}"))
+    except ValueError as error:
+        raise ValueError(f"metadata: {DIFFUSERS_METADATA} is not JSON ({error}), so scales are not known.") from error
+    return cast("dict[str, Any]", noted) if isinstance(noted, dict) else {}
 
 
 def matching(patterns: Mapping[str, float], layer: str, usual: Any) -> Any:

@@ -141,7 +141,10 @@ def one_file(files: tuple[str, ...]) -> Iterator[str]:
 def adapters_there(path: Path) -> Iterator[str]:
     """Refuse what does not exist, and folders that peft did not write."""
     if not path.exists():
-        yield f"files: no file or folder {path}. Expected a safetensors file, or a folder that peft wrote."
+        yield (
+            f"files: no file or folder {path}. Expected a safetensors file, or a folder that peft wrote; a strength is "
+            "written behind a colon: FILE:0.8."
+        )
     elif path.is_dir() and not any(path.glob("adapter_config.json")) and not any(path.glob("*/adapter_config.json")):
         yield f"files: {path} is a folder, and not one that peft wrote. {instead_of_folder(path)}"
 

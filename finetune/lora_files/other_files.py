@@ -30,11 +30,33 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "finetune lora extract FILE BASE --output LORA.safetensors makes a LoRA of its difference.",
     ),
     (re.compile(r"(?:encoder|decoder)\.conv_in\..*"), "a VAE", "model.vae takes it."),
+    (re.compile(r"(?:control_model|controlnet_blocks)\..*"), "a ControlNet", "ControlNets are not trained here."),
+    (re.compile(r"(?:adapter\.)?body\.\d+\.(?:block|resnets).*"), "a T2I adapter", "It needs images as conditions."),
+    (
+        re.compile(r"body\.\d+\.rdb\d\..*|model\.\d+\.sub\..*"),
+        "an upscaler",
+        "It enlarges drawn images.",
+    ),
+    (re.compile(r"hyper\..*|\d+\.\d\.linear\..*"), "a hypernetwork", "Programs such as A1111 apply it."),
+    (re.compile(r".*\.vera_lambda_[bd]"), "a VeRA adapter", "peft applies it."),
+    (re.compile(r".*\.oft_[rR]\.\w+|.*\.boft_[RsS]"), "an OFT or BOFT adapter of peft", "peft applies it."),
+    (re.compile(r"exp_avg.*|optimizer\..*"), "the state of an optimizer", "The LoRA is another file of that folder."),
+    (
+        re.compile(r"text_model\.encoder\..*|encoder\.block\.\d+\.layer\..*"),
+        "a text encoder",
+        "It is part of a model in model.source.",
+    ),
+    (
+        re.compile(r"(?:down_blocks|transformer_blocks|joint_blocks)\.\d+\..*(?<!qweight)(?<!lora_up)(?<!lora_down)"),
+        "the denoiser of a model",
+        "finetune lora extract takes folders of whole models.",
+    ),
 )
 """The names of tensors that tell, what the file is, and what to do."""
 STARTS = (
     (b"<", "it is a web page. Download the file again, logged in where that is needed"),
     (b"version https://git-lfs", "it is a pointer of Git LFS. Fetch the file: git lfs pull"),
+    (b"{", "it is JSON, perhaps the answer of a site. Download the file again, logged in where that is needed"),
     (b"PK\x03\x04", "it is a pickle of torch. Save its tensors as safetensors in the program that made it"),
 )
 
@@ -52,5 +74,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
     """Say why a file is not safetensors. Its first bytes tell, or the library."""
     if not path.exists():
         return "there is no such file"
+    if not path.stat().st_size:
+        return "it is empty. Copy or download it again"
     start = path.read_bytes()[:64] if path.stat().st_size < 10**6 else b""
     return next((why for sign, why in STARTS if start.startswith(sign)), str(error))

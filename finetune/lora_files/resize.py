@@ -5,13 +5,12 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from finetune.export.single_file import DTYPES, Dtype, cast_in_range, write_single_file, write_tensors
-from finetune.lora_files.layers import DIFFUSERS_METADATA, diffusers_scale
+from finetune.lora_files.layers import DIFFUSERS_METADATA, diffusers_scale, notes_of
 from finetune.lora_files.options import Keep
 from finetune.lora_files.show import piece_of, read
 from finetune.lora_files.truncate import truncated
@@ -115,6 +114,11 @@ def pairs_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
     found: dict[str, Pair] = {}
     for name, keys in grouped.items():
         down, up = tensors[keys["lora_down.weight"]], tensors[keys["lora_up.weight"]]
+        if not down.shape[0] or down.shape[0] != up.flatten(1).shape[1]:
+            raise ValueError(
+                f"file: {path.name}: the layer {name} is not complete: its matrices are {tuple(up.shape)} and "
+                f"{tuple(down.shape)}. Copy the file again."
+            )
         alpha = keys.get("alpha")
         scale = float(tensors[alpha]) / down.shape[0] if alpha else scales(name)
         found[name] = Pair(keys["lora_down.weight"], keys["lora_up.weight"], alpha, down, up, scale)
@@ -129,7 +133,7 @@ def new_metadata(metadata: Mapping[str, str], ranks: Mapping[str, int]) -> dict[
     if "ss_network_dim" in found:
         found |= {"ss_network_dim": rank, "ss_network_alpha": rank}
     if DIFFUSERS_METADATA in metadata:
-        noted: dict[str, Any] = json.loads(metadata[DIFFUSERS_METADATA])
+        noted = notes_of(metadata)
         for part in {name.partition(".")[0] for name in ranks}:
             own = {name.partition(".")[2]: value for name, value in ranks.items() if name.startswith(f"{part}.")}
             first = next(iter(own.values()))

@@ -16,8 +16,8 @@ from finetune.lora_files.other_files import other_kind, why_unreadable
 from finetune.plurals import first_few, plural
 from finetune.sampling.weight_changes import change_of
 
-DOWN = re.compile(r"(.+?)(?:\.lora(?:_A|_down|\.down|_linear_layer\.down)|_lora\.down)(?:\.default)?\.weight")
-UP = re.compile(r"(.+?)(?:\.lora(?:_B|_up|\.up|_linear_layer\.up)|_lora\.up)(?:\.default)?\.weight")
+DOWN = re.compile(r"(.+?)(?:\.lora(?:_A|_down|\.down|_linear_layer\.down)|_lora\.down)(?:\.\w+)?\.weight")
+UP = re.compile(r"(.+?)(?:\.lora(?:_B|_up|\.up|_linear_layer\.up)|_lora\.up)(?:\.\w+)?\.weight")
 PIECE = re.compile(r"(.+?)\.((?:hada|lokr)_\w+|diff|diff_b|alpha|dora_scale|lora_mid\.weight|scalar)")
 MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.\w+)*")
 TRAINED = {

@@ -38,6 +38,7 @@ def test_the_norm_is_that_of_the_whole_change() -> None:
         ("unet.down_blocks.0.attn", "lora_A.weight", "lora_B.weight", "diffusers"),
         ("transformer.blocks.0.attn", "lora.down.weight", "lora.up.weight", "diffusers"),
         ("diffusion_model.blocks.0.attn", "lora_A.weight", "lora_B.weight", "the original model"),
+        ("base_model.model.blocks.0.attn", "lora_A.style.weight", "lora_B.style.weight", "peft"),
         ("base_model.model.blocks.0.attn", "lora_A.default.weight", "lora_B.default.weight", "peft"),
     ],
 )
@@ -78,6 +79,17 @@ def test_commands_refuse_numbers_that_are_not_finite(number: float, tmp_path: Pa
     assert "1 layer not finite: lora_unet_a" in "\n".join(show(path)) and not (tmp_path / "new.safetensors").exists()
 
 
+def test_layers_that_do_not_fit_are_named_where_ranks_change(tmp_path: Path) -> None:
+    for number, (down, up) in enumerate(((torch.ones(0, 8), torch.ones(6, 0)), (torch.ones(4, 8), torch.ones(6, 3)))):
+        pieces = {"lora_unet_a.lora_down.weight": down, "lora_unet_a.lora_up.weight": up}
+        with pytest.raises(ValueError, match="the layer lora_unet_a is not complete"):
+            resize(ResizeOptions(written(tmp_path / f"{number}.safetensors", pieces), tmp_path / "new.safetensors", 2))
+    pieces = lora("unet.a", "lora_A.weight", "lora_B.weight")
+    path = written(tmp_path / "noted.safetensors", pieces, lora_adapter_metadata="not JSON")
+    with pytest.raises(ValueError, match="lora_adapter_metadata is not JSON"):
+        resize(ResizeOptions(path, tmp_path / "new.safetensors", 2))
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has 1 tensor and no adapters, e\.g\. weight"):
         show(written(tmp_path / "a.safetensors", {"weight": torch.zeros(2)}))
@@ -96,6 +108,16 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ("lora_unet_a_to_q.on_input", "an IA3 adapter"),
         ("image_proj.proj.weight", "an IP-Adapter"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a whole model, which is not read. finetune lora extract"),
+        ("control_model.zero_convs.0.0.weight", "a ControlNet"),
+        ("adapter.body.0.resnets.0.block1.weight", "a T2I adapter"),
+        ("body.0.rdb1.conv1.weight", "an upscaler"),
+        ("hyper.768.0.linear.0.weight", "a hypernetwork"),
+        ("base_model.model.a.vera_lambda_b", "a VeRA adapter"),
+        ("base_model.model.a.oft_R.weight", "an OFT or BOFT adapter of peft"),
+        ("exp_avg.0", "the state of an optimizer"),
+        ("text_model.encoder.layers.0.self_attn.q_proj.weight", "a text encoder"),
+        ("down_blocks.0.attentions.0.proj_in.weight", "the denoiser of a model"),
+        ("transformer_blocks.0.attn.qkv.qweight", "Expected a file of LoRA"),
         ("decoder.conv_in.weight", "a VAE, which is not read. model.vae takes it"),
         ("something.else", "Expected a file of LoRA"),
     ],
@@ -111,6 +133,8 @@ def test_what_is_mistaken_for_a_lora_is_named(name: str, words: str, tmp_path: P
         (b"<!DOCTYPE html><html>", "it is a web page. Download the file again"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS. Fetch the file: git lfs pull"),
         (b"PK\x03\x04", "it is a pickle of torch"),
+        (b'{"error": "Invalid credentials"}', "it is JSON, perhaps the answer of a site"),
+        (b"", "it is empty. Copy or download it again"),
         (None, "there is no such file"),
     ],
 )
