@@ -53,7 +53,7 @@ def import_config(file: Path | None, words: Sequence[str], output: Path, say: Ca
         say(line)
     if needed:
         say(f"Still needed: {', '.join(needed)}.")
-    if str(found.settings.get("model.source", "")).endswith(".safetensors"):
+    if str(found.settings.get("model.source", "")).endswith((".safetensors", ".sft")):
         say(SINGLE_FILE)
     say(f"Written: {output}. Train with:\n  {command}")
 

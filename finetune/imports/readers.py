@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from finetune.config.trainers.easy_training import easy_options, is_easy_training
 from finetune.config.trainers.kohya_gui import as_sd_scripts, is_kohya_gui
 from finetune.config.trainers.recognise import flat_options
 from finetune.config.trainers.tables import is_off, spelled_value, table
@@ -43,6 +44,8 @@ def _sd_scripts(content: Mapping[str, object], base: Path) -> Given:
     names: dict[str, str] = {}
     if is_kohya_gui(content):
         content, names = as_sd_scripts(content)
+    elif is_easy_training(content):
+        content = easy_options(content)
     options = flat_options({key: value for key, value in content.items() if key not in ("datasets", "general")})
     notes: list[str] = []
     datasets = content

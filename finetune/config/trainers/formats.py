@@ -12,6 +12,7 @@ from finetune.json_text import parse_json
 
 MOST_BYTES = 2_000_000
 DATA_SUFFIXES = (".json", ".toml", ".yaml", ".yml")
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 Content = Mapping[str, object] | list[object]
 
 
@@ -21,6 +22,8 @@ def read_file(path: Path) -> Content:
         raise ValueError(f"no file {path}. Give the config file of another trainer.")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path} has more than {MOST_BYTES:,} bytes, expected a config file.")
+    if path.suffix.lower() in WEIGHTS:
+        raise ValueError(f"{path} has weights, expected a config file. finetune lora show prints what is in a LoRA.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -5,12 +5,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from finetune.config.trainers.easy_training import is_easy_training
 from finetune.config.trainers.formats import Content, read_file
 from finetune.config.trainers.kohya_gui import NAME, is_kohya_gui
 from finetune.config.trainers.tables import Table, all_tables, table
 
 FLAT = ("sd_scripts", "diffusers", "simple_tuner")
 """Trainers whose options have no sections, or none that mean anything."""
+OTHERS = (
+    (
+        {"compute_environment", "distributed_type"},
+        "a config of accelerate. Use: accelerate launch --config_file FILE",
+    ),
+    (
+        {"cells", "nbformat"},
+        "a notebook. Give its command: finetune import --output NEW.yaml -- SCRIPT.py OPTIONS",
+    ),
+    ({"ss_network_dim", "ss_network_module"}, "the metadata of a LoRA file. finetune lora show FILE prints them"),
+    ({"peft_type", "base_model_name_or_path"}, "a config of peft. lora.start takes its folder"),
+    ({"_class_name", "_diffusers_version"}, "a part of a model. model.source takes its folder"),
+    ({"model", "data", "lora"}, "a config of this program. Use: python -m recipes.lora --config FILE"),
+    ({"model", "data", "output"}, "a config of this program. Use: python -m recipes.full --config FILE"),
+)
+"""Files with options that are not another trainer's, by two names and more."""
 PARTS = (
     ({"instance_data_dir", "dataset_type", "id"}, "a list of datasets of SimpleTuner. Import the config that names it"),
     ({"image", "text", "path"}, "a list of concepts of OneTrainer. Import the config that names it"),
@@ -39,7 +56,7 @@ def trainer_of(content: Content) -> str | None:
     datasets = content.get("datasets")
     if isinstance(datasets, list) and any("subsets" in part for part in cast(list[Any], datasets) if part):
         return "sd_scripts"
-    if is_kohya_gui(content):
+    if is_kohya_gui(content) or is_easy_training(content):
         return "sd_scripts"
     if "training_method" in content and {"model_type", "base_model_name", "optimizer"} & set(content):
         return "one_trainer"
@@ -75,6 +92,9 @@ def described(content: Content) -> str:
                 if len(names & marks) > 1:
                     return f"it is {what}."
         return f"it holds a list of {len(content)}, expected the options of a run. Known are {known}."
+    for marks, what in OTHERS:
+        if marks <= set(content):
+            return f"it is {what}."
     names = ", ".join(list(map(str, content))[:6])
     return f"its options ({names}) are not those of a known trainer. Known are {known}."
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from finetune.imports.command import import_config
 from tests.unit.imports.test_defaults import command
 from tests.unit.imports.test_folders import ai_toolkit, one_trainer, simple_tuner, written
+from tests.unit.imports.test_import import imported
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def test_jobs_of_ai_toolkit_for_something_else_are_refused(
         ("train_dreambooth_lora_qwen_image.py", "of diffusers: docs/families.md lists"),
         ("train_unconditional.py", "of diffusers: it trains a model from its start. recipes.pretrain"),
         ("sdxl_train_control_net_lllite.py", "of sd-scripts: ControlNets are not trained here"),
+        ("qwen_image_train_network.py", "of sd-scripts: docs/families.md lists"),
         ("hunyuan_image_train_network.py", "of sd-scripts: docs/families.md lists"),
     ],
 )
@@ -69,6 +72,60 @@ def test_what_is_trained_here_is_not_refused(tmp_path: Path) -> None:
     assert written(ai_toolkit([], **off), tmp_path / "ai.json")[0]["model"]["source"] == "m"
     for number, kind in enumerate(("STABLE_DIFFUSION_XL_10_BASE", "FLUX_DEV_1")):
         written(one_trainer({"path": "a"}, model_type=kind), tmp_path / f"{number}.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.yaml", "compute_environment: A\ndistributed_type: NO\n", "a config of accelerate. Use: accelerate launch"),
+        (
+            "x.yaml",
+            "model: {source: m}\ndata: {folder: a}\nlora: {rank: 4}\n",
+            "a config of this program. Use: python -m recipes.lora",
+        ),
+        ("x.ipynb", '{"cells": [], "nbformat": 4}', "a notebook. Give its command: finetune import"),
+        ("x.json", '{"ss_network_dim": "4", "ss_network_module": "a"}', "the metadata of a LoRA file"),
+        ("x.safetensors", "", "has weights, expected a config file"),
+    ],
+)
+def test_files_that_are_no_config_of_a_trainer_are_named(name: str, content: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError) as caught:
+        import_config(tmp_path / name, [], tmp_path / "new.yaml", print)
+    assert words in str(caught.value)
+
+
+EASY = """
+[[subsets]]
+image_dir = "a"
+num_repeats = 3
+[general_args.args]
+pretrained_model_name_or_path = "m"
+max_train_epochs = 5
+[general_args.dataset_args]
+resolution = 1024
+batch_size = 2
+[network_args.args]
+network_dim = 32
+network_alpha = 16.0
+[network_args.args.network_args]
+conv_dim = 8
+[optimizer_args.args]
+optimizer_type = "Prodigy"
+[optimizer_args.args.optimizer_args]
+weight_decay = 0.1
+[noise_args]
+"""
+
+
+def test_easy_training_scripts_is_read_as_sd_scripts(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(EASY)
+    imported(tmp_path / "x.toml", tmp_path / "x.yaml")
+    config = yaml.safe_load((tmp_path / "x.yaml").read_text())
+    assert config["data"]["folder"] == "a" and config["data"]["resolution"] == 1024
+    assert config["lora"] == {"rank": 32, "alpha": 16.0, "conv": True}
+    assert config["optim"]["name"] == "prodigy" and config["optim"]["weight_decay"] == 0.1
+    assert config["train"]["epochs"] == 15 and config["train"]["batch_size"] == 2
 
 
 def test_an_embedding_alone_is_textual_inversion(tmp_path: Path) -> None:
