@@ -1,6 +1,7 @@
 """Options of the model, the dataset, its cache and the loop; torch-free."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from finetune.config.folders import TrainingFolder, problems_of_folders
 SINGLE_FILE = ".safetensors"
 
 CaptionLines = Literal["alternatives", "joined", "first"]
+
+ADDRESS = re.compile(r"(?:hf://|(?:https?://)?(?:huggingface|hf)\.co/)([\w.-]+/[\w.-]+)/?(.*)|https?://.*")
+"""A page of the Hub or of another site, and the id in it."""
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -74,6 +78,9 @@ class ModelConfig:
                 f"model.source: {name} is a GGUF file, whose weights are quantised for drawing alone. Give the "
                 "original model in fp16, bf16 or fp32; --model.quantization nf4 holds it in 4 bits."
             ]
+        if address := ADDRESS.fullmatch(self.source):
+            used = f"Use {address[1]}" if address[1] and not address[2] else "Download the file and give its path"
+            return [f"model.source: got the address {self.source}, expected a folder, a Hub id or a file. {used}."]
         if Path(self.source).is_file() and not self.source.endswith(SINGLE_FILE):
             return [
                 f"model.source: {name} is a file of another kind, expected a folder in diffusers layout, a Hub id, or "

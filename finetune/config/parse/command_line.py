@@ -23,6 +23,7 @@ from finetune.config.parse.help import print_help
 from finetune.config.parse.other_trainers import counterpart, counterparts, meant_value
 from finetune.config.parse.run_id import with_run_id
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
+from finetune.config.parse.usual_words import usual_answer
 from finetune.config.parse.versions import print_versions
 
 Config = TypeVar("Config")
@@ -242,4 +243,6 @@ def meant_option(key: str, known: dict[str, object], texts: Sequence[str] = ()) 
     """Say what an unknown option may mean; empty if unknown."""
     if inside := [name for name in known if name.startswith(f"{key}.")]:
         return f" It is a section with options such as --{inside[0]}."
-    return counterpart(key, known, texts) or suggestion(key, known)
+    inner = key.rpartition(".")[2]
+    answer = counterpart(key, known, texts) or usual_answer(key, known)
+    return answer or (counterpart(inner, known, texts) if inner != key else "") or suggestion(key, known)

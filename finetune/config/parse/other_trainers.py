@@ -25,6 +25,11 @@ ELSEWHERE = {
 }
 """Their names for what is not an option here, {} for the given value; the tables of config/trainers have more."""
 VALUES_ELSEWHERE = {
+    "to": {
+        **dict.fromkeys(("a1111", "webui", "forge", "sd-scripts", "sdwebui"), "Use --to kohya."),
+        "comfyui": "Use --to kohya, or --to original for the layer names of the model's first release.",
+        **dict.fromkeys(("ai-toolkit", "aitoolkit", "bfl"), "Use --to original."),
+    },
     "lora.kind": {
         "lycoris": "LyCORIS is a family of kinds. Use loha, lokr or oft, or --lora.conv true for LoCon.",
         "locon": "Use --lora.kind lora --lora.conv true.",
@@ -80,10 +85,11 @@ def meant_value(key: str, text: str) -> str:
     word = spelled_value(text)
     if (answer := VALUES_ELSEWHERE.get(key, {}).get(word)) is not None:
         return f" {answer}"
-    rows = (row for each in all_tables() for rows in each.options.values() for row in rows if row.to == key)
+    places = (key, f"output.{key}")  # dtype of finetune export is that of output
+    rows = (row for each in all_tables() for rows in each.options.values() for row in rows if row.to in places)
     for row in rows:
         if row.values is not None and word in row.values and (ours := _flags(row, text)):
-            return f" Use {ours}."
+            return f" Use {ours.replace(f'--output.{key}', f'--{key}')}."
     return ""
 
 

@@ -52,6 +52,7 @@ def written(folder: Path, text: str) -> str:
         ("--loss.error l2", "Use --loss.error mse."),
         ("--output.dtype float16", "Use --output.dtype fp16."),
         ("--model.quantization qfloat8", "Use --model.quantization fp8."),
+        ("--lora.kind oft_2", "Use --lora.kind oft."),
         ("--lora.kind lorra", "Did you mean lora?"),
         ("--fp16", "give --mixed_precision fp16 before -m"),
         ("--bf16", "give --mixed_precision bf16 before -m"),
