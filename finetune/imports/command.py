@@ -38,6 +38,11 @@ def import_config(file: Path | None, words: Sequence[str], output: Path, say: Ca
     if stem is None or isinstance(content, list):
         raise ValueError(f"import: {source}: {described(content)}")
     given = read_given(stem, content, Path() if file is None else file.parent)
+    if not given.options and not given.folders:
+        raise ValueError(
+            f"import: {source}: nothing of it is an option of {given.table.name}, got {', '.join(content)}. Give the "
+            "config or the command that trains."
+        )
     for each in given.table.refused:
         if (what := each.refused(given.options)) is not None:
             raise ValueError(f"import: {source}: {what} of {given.table.name}: {each.why}")

@@ -171,5 +171,6 @@ def read_arguments(words: Sequence[str]) -> dict[str, object]:
         if key:
             found[key] = True if not values else values[0] if len(values) == 1 else values
         key, assigned, value = word.lstrip("-").partition("=")
+        key = key.replace("-", "_")
         values = [value] if assigned else []
     return found

@@ -85,6 +85,11 @@ def test_what_is_trained_here_is_not_refused(tmp_path: Path) -> None:
         ),
         ("x.ipynb", '{"cells": [], "nbformat": 4}', "a notebook. Give its command: finetune import"),
         ("x.json", '{"ss_network_dim": "4", "ss_network_module": "a"}', "the metadata of a LoRA file"),
+        (
+            "x.toml",
+            '[general]\nresolution = 512\n[[datasets]]\nimage_directory = "a"\n',
+            "nothing of it is an option of sd-scripts",
+        ),
         ("x.safetensors", "", "has weights, expected a config file"),
     ],
 )
@@ -116,6 +121,13 @@ optimizer_type = "Prodigy"
 weight_decay = 0.1
 [noise_args]
 """
+
+
+def test_hyphens_in_options_are_underscores(tmp_path: Path) -> None:
+    words = "train_network.py --network-dim 8 --train-batch-size=2 --mixed-precision fp16"
+    config, text = command(words, tmp_path / "hyphens")
+    assert config["lora"]["rank"] == 8 and config["train"]["batch_size"] == 2
+    assert "--mixed_precision fp16" in text
 
 
 def test_easy_training_scripts_is_read_as_sd_scripts(tmp_path: Path) -> None:
