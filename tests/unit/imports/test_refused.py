@@ -87,7 +87,7 @@ def test_what_is_trained_here_is_not_refused(tmp_path: Path) -> None:
         ("x.json", '{"ss_network_dim": "4", "ss_network_module": "a"}', "the metadata of a LoRA file"),
         (
             "x.toml",
-            '[general]\nresolution = 512\n[[datasets]]\nimage_directory = "a"\n',
+            '[general]\nresolution = 512\ncaption_extension = ".txt"\n[[datasets]]\nimage_directory = "a"\n',
             "nothing of it is an option of sd-scripts",
         ),
         ("x.safetensors", "", "has weights, expected a config file"),
