@@ -365,7 +365,7 @@ def test_an_existing_file_is_never_written_to(tmp_path: Path) -> None:
         ("x.json", '{"width": 3, "height": 4}', r"width, height.*sd-scripts: TOML"),
         ("x.txt", "a photo of a dog, sitting", "neither TOML, JSON, YAML"),
         ("x.json", (CASES / "backend.json").read_text(), "a list of datasets of SimpleTuner"),
-        ("x.bin", "\udcff", "not a text in UTF-8"),
+        ("x.conf", "\udcff", "not a text in UTF-8"),
         ("x.bat", "accelerate launch train_network.py\npause", r"got train_network\.py without options"),
     ],
 )
