@@ -29,8 +29,9 @@ def main() -> None:
     outlive_lost_output()
     spare_imports()
     parser = argparse.ArgumentParser(prog="finetune", description="What is not training; recipes train.")
-    parser.add_argument("--version", action="store_true", help="print the versions of this and of libraries, and exit")
-    if sys.argv[1:] in (["--version"], ["-V"], ["version"]):
+    text = "print the versions of this and of libraries, and exit"
+    parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help=text)  # for --help alone
+    if sys.argv[1:2] in (["--version"], ["-V"], ["version"]):
         print_versions()
     commands = parser.add_subparsers(dest="command", required=True)
     demo = options_once(commands.add_parser("demo", help="adapt the shipped model to a style, show before and after"))

@@ -1,4 +1,5 @@
 import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
@@ -21,12 +22,36 @@ def test_an_option_that_is_given_twice_is_refused(
     assert "given twice" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", ["--version", "-V", "version"])
-def test_the_version_is_printed(word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["finetune", word])
+@pytest.mark.parametrize("line", ["--version", "-V", "version", "--version plan lora"])
+def test_the_version_is_printed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", *line.split()])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0 and "; torch 2." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("plan lora", "data.folder: missing"),
+        ("lora resize absent.safetensors --rank 8 --output new.safetensors", "there is no such file"),
+        ("records absent", "absent"),
+        ("rate absent absent", "absent"),
+    ],
+)
+def test_options_of_commands_reach_them(
+    line: str, problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1 and problem in capsys.readouterr().err
+
+
+def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", "presets"])
+    runpy.run_module("finetune", run_name="__main__")
+    assert "sd15_lora_style" in capsys.readouterr().out
 
 
 def test_so_is_one_of_the_review(capsys: pytest.CaptureFixture[str]) -> None:
