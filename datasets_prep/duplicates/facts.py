@@ -77,19 +77,21 @@ class Details:
         found = self._known(number, "rim", lambda: np.array([may_be_framed(self._opened(number).parts[WHOLE])]))
         return bool(found[0])
 
-    def is_framed(self, number: int, other: int) -> bool:
-        """Check whether an image frames another one. If so, the frame becomes its border."""
+    def frame(self, number: int, other: int) -> tuple[Box, bool] | None:
+        """Locate another image framed in this one, as `frame_of` does."""
 
         def measure() -> np.ndarray:
             found = frame_of(self._opened(number).image, self._opened(other).image)
-            return np.array(found or (0, 0, 0, 0))
+            return np.array([*found[0], found[1]] if found else [0] * 5)
 
-        left, top, right, bottom = (int(each) for each in self._known(number, f"frame {self._name(other)}", measure))
-        if not right:
-            return False
-        self._frames[number] = left, top, right, bottom
+        *box, is_clear = (int(each) for each in self._known(number, f"framed {self._name(other)}", measure))
+        left, top, right, bottom = box
+        return ((left, top, right, bottom), bool(is_clear)) if right else None
+
+    def take_inside(self, number: int, box: Box) -> None:
+        """Take what is around a box for the border of an image."""
+        self._frames[number] = box
         self._open.pop(number, None)
-        return True
 
     def facts(self, number: int) -> Facts:
         found = self._facts(number)

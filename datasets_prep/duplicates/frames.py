@@ -1,7 +1,8 @@
 """Frames around images, such as screenshots, found by comparing images.
 
 The surroundings are a frame where the strips outside all edges are flat and most pixels change at the edges; a
-photograph that was cropped continues beyond the edges of the crop. Axes: H W height and width. Needs OpenCV.
+photograph that was cropped continues beyond the edges of the crop. Where the image has the tone of the page no edge
+shows; the place of most images of a group then tells what belongs to it. Axes: H W height and width. Needs OpenCV.
 """
 
 import numpy as np
@@ -42,8 +43,9 @@ def may_be_framed(grey: Image.Image) -> bool:
     return max(side.mean() for side in (flat[0], flat[-1], flat[:, 0], flat[:, -1])) >= FLAT_RIM
 
 
-def frame_of(outer: Image.Image, inner: Image.Image) -> Box | None:
-    """Locate another image framed in an RGB image. None unless it is clear."""
+def frame_of(outer: Image.Image, inner: Image.Image) -> tuple[Box, bool] | None:
+    """Locate another image framed in an RGB image. The result tells if its edges show there, too. They do not on a page
+    of the image's own tone, so what is around it may as well belong to the outer image."""
     place = place_of(outer, inner)
     if place is None:
         return None
@@ -51,11 +53,12 @@ def frame_of(outer: Image.Image, inner: Image.Image) -> Box | None:
     left, right, across = edges(pixels, place[0::2], place[1::2])
     top, bottom, down = edges(pixels.T, place[1::2], place[0::2])
     found = across + down
-    if not found or min(found)[0] < FLAT_STRIP or np.mean([changed for _, changed in found]) < CHANGED:
+    if not found or min(found)[0] < FLAT_STRIP:
         return None
-    box = left, top, right, bottom
+    is_clear = bool(np.mean([changed for _, changed in found]) >= CHANGED)
+    box = (left, top, right, bottom) if is_clear else place
     one, other = (thumbnail(each) for each in (outer.crop(box), inner))
-    return box if show_the_same(one, other) else None
+    return (box, is_clear) if show_the_same(one, other) else None
 
 
 def place_of(outer: Image.Image, inner: Image.Image) -> Box | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets_prep.duplicates.consensus import Consensus
 from datasets_prep.duplicates.facts import WHOLE, Details, Facts, common_parts, common_sides
-from datasets_prep.duplicates.frames import show_the_same
+from datasets_prep.duplicates.frames import Box, show_the_same
 from datasets_prep.duplicates.made import Made
 from datasets_prep.records import Duplicate
 from finetune.similarity.appearance import can_verify
@@ -72,7 +72,8 @@ def best_member(members: Sequence[Member], details: Details) -> Member:
     left = [member for member in members if member.number not in enlarged]
     largest = max(sides[member.number] for member in left)
     left = [member for member in left if sides[member.number] * SAME_SIZE >= largest]
-    narrow = smallest(left, lambda member: facts[member.number].side(WHOLE) / sides[member.number], 1.025)
+    # A drawing cut out of its paper has less around it than the others, but no less of a border that was added.
+    narrow = smallest(left, lambda member: max(1.0, facts[member.number].side(WHOLE) / sides[member.number]), 1.025)
     left = [each for each in left if each in narrow or all(tells_more(consensus, each, other) for other in narrow)]
     left = smallest(left, lambda member: -facts[member.number].colour, GREYER)
     left = [member for member in left if member.quality >= POOR_QUALITY] or left
@@ -101,12 +102,22 @@ def most_alike(members: Sequence[Member], details: Details) -> list[int]:
 
 
 def find_frames(central: Sequence[int], details: Details) -> None:
-    """Find images that frame another of the group, such as screenshots."""
+    """Find images that frame another of the group, such as screenshots. Where no edges show, `MOST_INNER` others are
+    looked for and all but one have to be found: most images of a group show what belongs to it."""
     if not can_verify():
         return
-    for number in central:
-        if details.may_be_framed(number):
-            any(details.is_framed(number, other) for other in [each for each in central if each != number][:MOST_INNER])
+    for number in filter(details.may_be_framed, central):
+        others = [each for each in central if each != number][:MOST_INNER]
+        found = (details.frame(number, other) for other in others)
+        unclear: list[Box] = []
+        for box, is_clear in (each for each in found if each is not None):
+            if is_clear:
+                details.take_inside(number, box)
+                break
+            unclear.append(box)
+        else:
+            if MOST_INNER == len(others) <= len(unclear) + 1:
+                details.take_inside(number, unclear[0])
 
 
 def tells_more(consensus: Consensus, one: Member, other: Member) -> bool:

@@ -254,7 +254,39 @@ def test_an_edge_within_an_image_is_not_the_edge_of_its_frame() -> None:
     dark[:, :6] *= 0.5
     framed = Image.new("RGB", (800, 600), "#202124")
     framed.paste(Image.fromarray(dark.astype(np.uint8)), (60, 100))
-    assert frame_of(framed, Image.fromarray(dark.astype(np.uint8))) == (60, 100, 444, 484)
+    assert frame_of(framed, Image.fromarray(dark.astype(np.uint8))) == ((60, 100, 444, 484), True)
+
+
+def on_paper() -> Image.Image:
+    """A round drawing on white."""
+    original = Image.new("RGB", (384, 384), "white")
+    outline = Image.new("L", (230, 230), 0)
+    ImageDraw.Draw(outline).ellipse((0, 0, 230, 230), fill=255)
+    original.paste(scene(230), (77, 77), outline)
+    return original
+
+
+@pytest.mark.skipif(not can_verify(), reason="needs OpenCV")
+def test_most_images_of_a_group_show_what_a_page_of_the_same_tone_adds() -> None:
+    """A page alone could be the original, and the other a crop."""
+    original = on_paper()
+    others = [ImageEnhance.Brightness(original).enhance(0.8), EDITS["noise"](original), EDITS["text"](original)]
+    assert kept([screenshot(original), original]) == 0
+    assert kept([screenshot(original), original, *others]) == 1
+
+
+def test_a_drawing_with_less_paper_around_it_than_most_has_no_narrower_border() -> None:
+    original = on_paper()
+    assert (
+        kept(
+            [
+                original,
+                original.crop((40, 40, 344, 344)),
+                *(EDITS[name](original) for name in ("noise", "text", "blurred")),
+            ]
+        )
+        == 0
+    )
 
 
 def test_a_white_canvas_adds_nothing_to_a_drawing_on_white() -> None:
