@@ -66,7 +66,9 @@ def main() -> None:
         refuse_training(sys.argv[1])
     words = plan_words(sys.argv[1:])
     end = words.index("--") if words[:1] == ["import"] and "--" in words else len(words)
-    options = parser.parse_args(words[:end])
+    options, unknown = parser.parse_known_args(words[:end])
+    if unknown:  # with the usage of the command, not of all
+        commands.choices[options.command].error(f"not understood: {' '.join(unknown)}")
     if end < len(words):
         options.arguments = words[end + 1 :]
     run(options)
@@ -206,6 +208,8 @@ def demonstrate(options: argparse.Namespace) -> None:
     """Run the demo."""
     from finetune.demo.run import run_demo
 
+    if options.steps is not None and options.steps < 1:
+        raise ValueError(f"--steps: got {options.steps}, expected 1 or more.")
     try:
         with ending_with("The same command continues from the last complete stage."):
             run_demo(options.output, options.steps)

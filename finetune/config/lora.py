@@ -65,7 +65,16 @@ class LoRAConfig:
     """Side of the rotations of oft, which must divide the width of every adapted layer; none takes 32."""
 
     def problems(self) -> list[str]:
-        return [*self._wrong_patterns(), *self._contradictions()]
+        return [*self._wrong_targets(), *self._wrong_patterns(), *self._contradictions()]
+
+    def _wrong_targets(self) -> Iterator[str]:
+        for text in self.targets:
+            names = re.findall(r"[\w.*]+", text)
+            if names != [text]:
+                several = (
+                    f"Separate them by spaces: {' '.join(names)}." if "," in text else "Omit it for the usual ones."
+                )
+                yield f"lora.targets: got {text}, expected names of layers such as to_q to_v. {several}"
 
     def _wrong_patterns(self) -> Iterator[str]:
         for name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):

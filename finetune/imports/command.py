@@ -38,7 +38,7 @@ def import_config(file: Path | None, words: Sequence[str], output: Path, say: Ca
     if stem is None or isinstance(content, list):
         raise ValueError(f"import: {source}: {described(content)}")
     given = read_given(stem, content, Path() if file is None else file.parent)
-    if not given.options and not given.folders:
+    if not any(map(given.table.rows, set(given.options) - {"script"})) and not given.folders:
         raise ValueError(
             f"import: {source}: nothing of it is an option of {given.table.name}, got {', '.join(content)}. Give the "
             "config or the command that trains."

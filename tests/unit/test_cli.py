@@ -48,6 +48,24 @@ def test_options_of_commands_reach_them(
     assert ended.value.code == 1 and problem in capsys.readouterr().err
 
 
+def test_a_demo_without_steps_is_refused_before_it_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", "demo", "--steps", "-1", "--output", str(tmp_path / "demo")])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--steps: got -1, expected 1 or more." in capsys.readouterr().err and not (tmp_path / "demo").exists()
+
+
+def test_words_that_are_too_many_show_the_usage_of_their_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", "import", "accelerate", "launch", "train_network.py"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "usage: finetune import [--output NEW.yaml] (FILE | -- ARGUMENTS)" in capsys.readouterr().err
+
+
 def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["finetune", "presets"])
     runpy.run_module("finetune", run_name="__main__")

@@ -1,29 +1,27 @@
 """YAML files and flags to configs, and back; torch-free. Every mistake is reported at once."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, cast, get_type_hints
+from typing import TypeVar, cast, get_origin, get_type_hints
 
 from finetune.config.checks import SECRET_PATTERN
 from finetune.config.drawing.files import with_files_read
 from finetune.config.facts import Mark, OneOf, marked, options
+from finetune.config.parse.advice import meant_option, meant_text
 from finetune.config.parse.convert import (
     EntryError,
-    choices,
     convert,
     described,
     entry_text,
     placeholder,
-    several,
     spelled,
-    suggestion,
 )
 from finetune.config.parse.help import print_help
-from finetune.config.parse.other_trainers import counterpart, counterparts, meant_value
+from finetune.config.parse.other_trainers import counterparts
 from finetune.config.parse.run_id import with_run_id
 from finetune.config.parse.strict_yaml import StrictYamlError, load_yaml
-from finetune.config.parse.usual_words import usual_answer
 from finetune.config.parse.versions import print_versions
 
 Config = TypeVar("Config")
@@ -32,6 +30,9 @@ OF_ONE_RUN = ("output.folder", "output.mirror")
 
 DASHES = "-\N{EN DASH}\N{EM DASH}"
 """Word processors make one dash of two hyphens."""
+YAML = re.compile(r"\w+(\.\w+)+:[^=]*")
+SHORT = re.compile(r"-(?!(?:inf|nan|infinity)$)([a-z][\w.]*)(?:=.*)?", re.IGNORECASE | re.DOTALL)
+"""An option with a single hyphen."""
 
 
 def plain_file(given: str) -> Path:
@@ -87,8 +88,7 @@ def parse_given(
             found.append(f"{key}: {error}")
         except ValueError:
             got, hint = " ".join(texts) or "nothing", types_by_key[key]
-            meant = several(texts) if len(texts) > 1 else meant_value(key, got) or suggestion(got, choices(hint))
-            found.append(f"{key}: got {got}, expected {described(hint)}.{meant}")
+            found.append(f"{key}: got {got}, expected {described(hint)}.{meant_text(key, texts, hint)}")
             read[key] = placeholder(types_by_key[key]) if key in required else dataclasses.MISSING
     told = {problem.partition(":")[0] for problem in found} | renamed
     for key in required:
@@ -164,16 +164,23 @@ def read_flags(arguments: Sequence[str], known: dict[str, object]) -> tuple[dict
         given[name] = texts
 
     for argument in arguments:
-        name, assigned, text = argument.lstrip(DASHES).partition("=")
+        bare = argument.lstrip(DASHES)
+        name, assigned, text = bare.partition(":" if YAML.fullmatch(bare) else "=")
         has_dash = not argument.startswith(name)
-        if argument.startswith("--"):
+        if argument and not argument.strip("-=") and argument != "-":
+            found.append(f"{argument}: expected --NAME VALUE or --NAME=VALUE, without spaces around the =.")
+        elif argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
             key = key.replace("-", "_")
             begin(key, [value] if equals else [])
-        elif name in known and (assigned or has_dash or key is None):
-            found.append(f"{argument}: options begin with two hyphens. Write --{argument.lstrip(DASHES)}.")
+        elif (name in known and (assigned or has_dash or key is None or "." in name)) or (
+            SHORT.fullmatch(argument) and get_origin(known.get(key or "")) is not tuple
+        ):
+            plain = f"{name} {text}" if assigned == ":" and text else bare.rstrip(":")
+            write = f" Write --{plain}." if name in known else ""
+            found.append(f"{argument}: options begin with two hyphens.{write}")
             key = name
-            begin(key, [text] if assigned else [])
+            begin(key, [text] if text else [])
         elif key is None:
             found.append(f"{argument}: expected an option that begins with --. A preset or YAML file is --config FILE.")
         else:
@@ -185,7 +192,8 @@ def read_flags(arguments: Sequence[str], known: dict[str, object]) -> tuple[dict
         nothing = "true" if known.get(name) is bool else "nothing"
         values = " and then ".join(" ".join(texts) or nothing for texts in [*earlier, given[name]])
         listed = "" if SECRET_PATTERN.search(values) else f", {values}"
-        found.append(f"{name}: given {len(earlier) + 1} times{listed}. Keep one.")
+        more = f", or give all to --{name}s" if f"{name}s" in known else ""
+        found.append(f"{name}: given {len(earlier) + 1} times{listed}. Keep one{more}.")
     return given, [text if _is_utf8(text) else ascii(text)[1:-1] for text in found]
 
 
@@ -237,12 +245,3 @@ def build(kind: type[Config], values: dict[str, object], default: Config | None 
         elif default is not None:
             arguments[item.name] = vars(default)[item.name]
     return kind(**arguments)
-
-
-def meant_option(key: str, known: dict[str, object], texts: Sequence[str] = ()) -> str:
-    """Say what an unknown option may mean; empty if unknown."""
-    if inside := [name for name in known if name.startswith(f"{key}.")]:
-        return f" It is a section with options such as --{inside[0]}."
-    inner = key.rpartition(".")[2]
-    answer = counterpart(key, known, texts) or usual_answer(key, known)
-    return answer or (counterpart(inner, known, texts) if inner != key else "") or suggestion(key, known)

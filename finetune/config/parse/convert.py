@@ -6,6 +6,7 @@ import difflib
 import io
 import json
 import os
+import shlex
 import types
 import typing
 from collections.abc import Collection, Sequence
@@ -24,6 +25,7 @@ def convert(hint: object, texts: list[str]) -> object:
 
     if typing.get_origin(hint) is tuple:
         part = typing.get_args(hint)[0]
+        refuse_json_list(texts)
         return tuple(convert(part, [text]) for text in texts)
     if _is_entry(hint):
         return _entry(typing.cast(type, hint), texts[0])
@@ -41,6 +43,16 @@ def convert(hint: object, texts: list[str]) -> object:
 
 class EntryError(ValueError):
     """A wrong entry of a list of options; its text says why."""
+
+
+def refuse_json_list(texts: Sequence[str]) -> None:
+    """Refuse a list in JSON as a single value."""
+    if len(texts) == 1 and texts[0].startswith("[") and texts[0].endswith("]"):
+        try:
+            parts: list[object] = json.loads(texts[0])
+        except ValueError:
+            return
+        raise EntryError(f"got the list {texts[0]}, expected its values. Write {shlex.join(map(entry_text, parts))}.")
 
 
 def entry_text(part: object) -> str:
@@ -125,17 +137,10 @@ def placeholder(hint: object) -> Path | str:
     return Path("missing") if hint is Path else "missing"
 
 
-def several(texts: Sequence[str]) -> str:
-    """Advise where several values were passed instead of one."""
-    if all(os.path.exists(text) for text in texts):
-        return " The shell made several paths of one with a *. Give their folder."
-    return " Give one value; put quotes around one that has spaces."
-
-
 def suggestion(word: str, known: Collection[str]) -> str:
     """Suggest the nearest known word as " Did you mean ...?". Empty if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    near = near or [name for name in known if name.lower() == word.lower()][:1]
-    if not near:
-        near = [name for name in known if word.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
-    return f" Did you mean {near[0]}?" if near else ""
+    by_lower, word = {name.lower(): name for name in known}, word.lower()
+    last = word.rpartition(".")[2]
+    near = [last] if last in by_lower else difflib.get_close_matches(word, list(by_lower), n=1, cutoff=0.6)
+    near = near or [name for name in by_lower if last == name.rpartition(".")[2]][:1]
+    return f" Did you mean {by_lower[near[0]]}?" if near else ""

@@ -17,6 +17,10 @@ ELSEWHERE = {
     "num_processes": f"Processes {LAUNCHED.format('num_processes')}",
     "num_machines": f"Machines {LAUNCHED.format('num_machines')}",
     "gpu_ids": f"GPUs {LAUNCHED.format('gpu_ids')}",
+    **{
+        name: f"It belongs to accelerate launch: give --{name} before -m."
+        for name in ("num_cpu_threads_per_process", "main_process_port", "main_process_ip", "machine_rank")
+    },
     "config_file": "It is an option of accelerate launch: give it before -m. A preset of a recipe is --config; that of "
     "sd-scripts becomes one by finetune import FILE --output NEW.yaml.",
     "dataset_config": "It names a file of sd-scripts. Use: finetune import {} --output NEW.yaml and --config NEW.yaml.",
@@ -24,7 +28,7 @@ ELSEWHERE = {
     "push_to_hub": "Nothing is uploaded to the Hub; upload OUT/export with: hf upload.",
 }
 """Their names for what is not an option here, {} for the given value; the tables of config/trainers have more."""
-VALUES_ELSEWHERE = {
+VALUES_ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     "to": {
         **dict.fromkeys(("a1111", "webui", "forge", "sd-scripts", "sdwebui"), "Use --to kohya."),
         "comfyui": "Use --to kohya, or --to original for the layer names of the model's first release.",
@@ -43,6 +47,13 @@ VALUES_ELSEWHERE = {
     "loss.weighting": {
         **dict.fromkeys(("min_snr", "min_snr_gamma", "snr"), "Use auto, with --loss.snr_gamma 5."),
     },
+    "loss.snr_gamma": {**dict.fromkeys(("off", "none", "no", "false"), "Use --loss.weighting none.")},
+    "preview.every": {
+        **dict.fromkeys(("never", "off", "none", "no", "false"), "Omit preview.prompts for no previews."),
+    },
+    "optim.lr": {"auto": "Use --goal style or --goal subject, which propose a rate, or --optim.name prodigy."},
+    "train.batch_size": {"auto": "finetune plan shows what fits into memory."},
+    "lora.alpha": {"rank": "Use none."},
 }
 """Values of other names, and what to use."""
 OTHER_UNITS = {
@@ -82,7 +93,7 @@ def meant_value(key: str, text: str) -> str:
     """Return a sentence about another trainer's value of one of our options. Empty for other values."""
     from finetune.config.trainers.tables import all_tables, spelled_value
 
-    word = spelled_value(text)
+    word = spelled_value(text if text.replace(".", "").isdigit() else text.rpartition(".")[2])  # torch.optim.AdamW
     if (answer := VALUES_ELSEWHERE.get(key, {}).get(word)) is not None:
         return f" {answer}"
     places = (key, f"output.{key}")  # dtype of finetune export is that of output

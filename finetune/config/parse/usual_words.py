@@ -24,6 +24,13 @@ OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(("shuffle", "shuffle_captions"), "data.shuffle_tags"),
     **dict.fromkeys(("train_te", "train_clip", "finetune_te"), "train.text_encoder"),
     **dict.fromkeys(("repeats", "num_repeats"), "data.folders"),
+    **dict.fromkeys(("initializer", "init_word", "initializer_word"), "tokens.init"),
+    **dict.fromkeys(("cfg", "cfg_scale"), "guidance_scale"),
+    **dict.fromkeys(("steps", "sampling_steps"), "num_inference_steps"),
+    **dict.fromkeys(("n", "num", "count", "num_images", "num_samples"), "num_seeds"),
+    "w": "width",
+    "h": "height",
+    "o": "output.folder",
 }
 """Their words and ours, which mean the same."""
 ANSWERS: Mapping[str, str] = {
@@ -50,10 +57,18 @@ ANSWERS: Mapping[str, str] = {
         ("deepspeed", "fsdp", "accelerate"),
         "It belongs to accelerate launch: give --config_file FILE before -m; finetune accelerate-config names files.",
     ),
-    **dict.fromkeys(("hf_token", "token"), "Log in with: hf auth login."),
+    **dict.fromkeys(
+        ("c", "cfg", "preset", "yaml", "conf", "config_name", "config_path"), "Use --config FILE, or a preset's name."
+    ),
+    "m": "The recipe is named before all options: accelerate launch -m RECIPE OPTIONS.",
+    **dict.fromkeys(("lora_weight", "lora_scale", "lora_strength"), "Write it behind the file: FILE:0.8."),
+    "hf_token": "Log in with: hf auth login.",
+    "token": "Log in with: hf auth login. Words to learn are tokens.names.",
     **dict.fromkeys(("offline", "local_files_only"), "Set HF_HUB_OFFLINE=1 before the command."),
     **dict.fromkeys(("dry_run", "plan", "test_run"), "Use: finetune plan, with the same options."),
-    **dict.fromkeys(("overwrite", "force", "yes"), "Nothing is overwritten; give another --output.folder."),
+    **dict.fromkeys(
+        ("overwrite", "overwrite_output_dir", "force", "yes"), "Nothing is overwritten; give another --output.folder."
+    ),
     **dict.fromkeys(("verbose", "debug", "quiet"), "Omit it: run.log in the run folder has all lines."),
 }
 """What to do instead of an option that is not here, or has another form."""
@@ -61,9 +76,9 @@ ANSWERS: Mapping[str, str] = {
 
 def usual_answer(key: str, known: Mapping[str, object]) -> str:
     """Return a sentence about a usual word, with or without a section. Empty for others."""
-    for word in (key, key.rpartition(".")[2]):
-        if word in ANSWERS:
-            return f" {ANSWERS[word]}"
+    for word in (key.lower(), key.lower().rpartition(".")[2]):
         if OPTIONS.get(word) in known:
             return f" It is called {OPTIONS[word]} here."
+        if word in ANSWERS:
+            return f" {ANSWERS[word]}"
     return ""

@@ -23,6 +23,10 @@ OTHERS = (
     ),
     ({"ss_network_dim", "ss_network_module"}, "the metadata of a LoRA file. finetune lora show FILE prints them"),
     ({"peft_type", "base_model_name_or_path"}, "a config of peft. lora.start takes its folder"),
+    (
+        {"resume_ckpt", "data_root"},
+        "a config of EveryDream2, which is not read. Write its options as ours: python -m recipes.full --help",
+    ),
     ({"_class_name", "_diffusers_version"}, "a part of a model. model.source takes its folder"),
     ({"model", "data", "lora"}, "a config of this program. Use: python -m recipes.lora --config FILE"),
     ({"model", "data", "output"}, "a config of this program. Use: python -m recipes.full --config FILE"),

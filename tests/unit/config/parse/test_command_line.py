@@ -191,7 +191,7 @@ def test_several_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
         (("--config", "a.yaml", "b.yaml"), ["config: got a.yaml b.yaml"]),
         (("--config", "absent.yaml"), ["config: no file absent.yaml", "YAML file"]),
         (("--config", "."), ["config: no file ."]),
-        (("--",), ["no such option"]),
+        (("--",), ["--: expected --NAME VALUE"]),
         (("--seed", "4", "--seed=8"), ["seed: given 2 times, 4 and then 8. Keep one."]),
         (("--data.flip", "--data.flip", "no"), ["data.flip: given 2 times, true and then no"]),
         (("--seed", "4", "--tracking.names", "--seed", "8", "seed=2"), ["seed: given 3 times, 4 and then 8 and then"]),
