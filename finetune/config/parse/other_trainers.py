@@ -51,7 +51,7 @@ VALUES_ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     "preview.every": {
         **dict.fromkeys(("never", "off", "none", "no", "false"), "Omit preview.prompts for no previews."),
     },
-    "optim.lr": {"auto": "Use --goal style or --goal subject, which propose a rate, or --optim.name prodigy."},
+    "optim.lr": {"auto": "Use --goal style or --goal subject, which propose a rate, or an optimizer that finds it."},
     "train.batch_size": {"auto": "finetune plan shows what fits into memory."},
     "lora.alpha": {"rank": "Use none."},
 }
