@@ -4,16 +4,15 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from datasets_prep.measure.gather import Progress
 from datasets_prep.records import Rejected
 from finetune.data.remote.storage import BLOCK, RemoteFile, Storage, StorageError
-from finetune.files import try_lock, unfinished, write_atomically, writing
+from finetune.data.remote.turns import alone
+from finetune.files import unfinished, write_atomically, writing
 from finetune.json_text import parse_json
 from finetune.plurals import first_line, plural
 
@@ -33,7 +32,7 @@ def fetch(storage: Storage, files: Sequence[RemoteFile], folder: Path, progress:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.parent / "lock", storage):
+    with alone(folder.parent / "lock", f"source: waiting for another process that fetches {storage.url}."):
         is_case_blind = (folder.parent / "LOCK").exists()  # as on macOS
         kept, lost = with_paths(files, is_case_blind=is_case_blind)
         known = _known(folder.parent / "fetched.jsonl", kept)
@@ -163,16 +162,3 @@ def _check_room(storage: Storage, folder: Path, missing: Sequence[RemoteFile], t
         file=sys.stderr,
         flush=True,
     )
-
-
-@contextmanager
-def _alone(lock: Path, storage: Storage) -> Iterator[None]:
-    """Wait until no other process fetches the same. A lock ends with its process."""
-    with lock.open("a+") as file:
-        is_said = False
-        while not try_lock(file.fileno(), belongs_to="open file"):
-            if not is_said:
-                print(f"source: waiting for another process that fetches {storage.url}.", file=sys.stderr, flush=True)
-            is_said = True
-            time.sleep(0.1)
-        yield

@@ -5,10 +5,8 @@ import json
 import os
 import re
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +18,9 @@ from finetune.data.remote.shard import IndexedImage, ShardReading
 from finetune.data.remote.storage import RemoteFile, Storage, is_hidden
 from finetune.data.remote.tables import index_table
 from finetune.data.remote.tars import index_tar
+from finetune.data.remote.turns import alone
 from finetune.data.remote.upload_mark import refuse_unfinished
-from finetune.files import aside, try_lock, write_atomically, writing
+from finetune.files import aside, write_atomically, writing
 from finetune.plurals import plural
 
 if TYPE_CHECKING:
@@ -51,7 +50,8 @@ def build_index(storage: Storage, options: ShardReading, findings: Findings, kep
     with writing(index):
         folder.mkdir(parents=True, exist_ok=True)
     if not index.is_file():
-        with _alone(folder / f"{index.stem}.lock", storage):
+        waiting = f"data.folder: waiting for another process that reads the shards of {storage.url}."
+        with alone(folder / f"{index.stem}.lock", waiting):
             if not index.is_file():
                 _note_changes(storage, folder / f"{_key(storage.url, options)}.json", shards, findings)
                 _build_parts(storage, options, parts, findings, kept)
@@ -110,19 +110,6 @@ def _suffix(file: RemoteFile) -> str:
 def _key(*parts: object) -> str:
     described = [VERSION, sorted(readable_formats()), *map(repr, parts)]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:40]
-
-
-@contextmanager
-def _alone(lock: Path, storage: Storage) -> Iterator[None]:
-    """Wait until no other process builds the same index. A lock ends with its process."""
-    with lock.open("a+") as file:
-        is_told = False
-        while not try_lock(file.fileno(), belongs_to="open file"):
-            if not is_told:
-                _say(f"data.folder: waiting for another process that reads the shards of {storage.url}.")
-            is_told = True
-            time.sleep(0.1)
-        yield
 
 
 def _note_changes(storage: Storage, path: Path, shards: Sequence[RemoteFile], findings: Findings) -> None:

@@ -8,14 +8,13 @@ gets its name, and the folder's mark says until the end that it is not whole, so
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from finetune.config.train import TrainConfig
-from finetune.files import file_sha256, sync, sync_folder, try_lock, writing
+from finetune.data.remote.turns import alone
+from finetune.files import file_sha256, sync, sync_folder, writing
 from finetune.plurals import first_few, plural
 from finetune.run_folder.mirror.claim import Claim, LocalMark, read_claim, read_mark, write_claim, write_mark
 from finetune.run_folder.mirror.contents import (
@@ -200,17 +199,6 @@ def put_in_place(folder: Path, staging: Path, steps: list[Step]) -> None:
         (staging / step.name).replace(folder / step.name)
         sync(folder / step.folder)
     sync(folder)
-
-
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Wait until no other process of the job fills the folder. A lock ends with its process."""
-    with writing(lock):
-        file = lock.open("a+")
-    with file:
-        while not try_lock(file.fileno(), belongs_to="open file"):
-            time.sleep(0.1)
-        yield
 
 
 def say(text: str) -> None:
