@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.model_sizes import Model, on_meta
 from finetune.config.lora import LoRAConfig
@@ -31,8 +30,7 @@ from finetune.models.quantized.packed import pack_layers
 from finetune.objectives.diffusion import denoising_loss
 from finetune.optim.build import build_optimizer
 from finetune.optim.groups import usual_groups
-from finetune.sizing.autocast import MetaAutocast
-from finetune.sizing.flops import ATTENTION
+from finetune.sizing.flops import step_flops
 from finetune.sizing.step import META
 
 PIXELS_PER_LATENT = 8
@@ -209,8 +207,4 @@ def image_flops(model: Model, ways: Ways) -> float:
         with META:
             attach_adapters(network, LoRAConfig(rank=ways.rank), seed=0)
     t = torch.zeros(1, dtype=torch.long, device=META)
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-        with MetaAutocast(None, "cpu"):
-            predicted = network.train()(inputs.latents, t, inputs.prompts)
-        torch.autograd.backward(predicted.sum())
-    return float(counter.get_total_flops())
+    return step_flops(network.train(), inputs.latents, t, inputs.prompts)

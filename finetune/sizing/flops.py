@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from finetune.methods.base import TuningMethod
-from finetune.models.family import AutoencoderNetwork, Components, ModelFamily
+from finetune.models.family import AutoencoderNetwork, Components, ModelFamily, Network
+from finetune.models.prompts import Condition
 from finetune.sizing.autocast import MetaAutocast
 from finetune.sizing.step import META, condition, latent_shape
 
@@ -61,14 +63,19 @@ def training_flops(
         shape = latent_shape(family, components, 1, size)
         prompts = condition(family, components, shape, text_encoder_is_trained=is_in_network)
         noisy, t = torch.empty(shape, device=META), torch.zeros(1, dtype=torch.long, device=META)
-        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-            with MetaAutocast(None, "cpu"):
-                predicted = network(noisy, t, prompts)
-            torch.autograd.backward(predicted.sum())
-        network.zero_grad()
-        return float(counter.get_total_flops())
+        return step_flops(network, noisy, t, prompts)
 
     return interpolated(list(sizes), counted)
+
+
+def step_flops(network: Network, noisy: Tensor, t: Tensor, prompts: Condition) -> float:
+    """Count a forward and a backward pass on the meta device."""
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        with MetaAutocast(None, "cpu"):
+            predicted = network(noisy, t, prompts)
+        torch.autograd.backward(predicted.sum())
+    network.zero_grad()
+    return float(counter.get_total_flops())
 
 
 def interpolated(sizes: Sequence[Size], counted: Callable[[Size], float]) -> dict[Size, float]:
