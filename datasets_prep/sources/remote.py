@@ -11,7 +11,7 @@ from datasets_prep.sources.fetch import fetch
 from datasets_prep.sources.folder import sorted_listing
 from finetune.data.captions.names import split_name
 from finetune.data.listing import Entry, Findings
-from finetune.data.remote.storage import RemoteFile, Storage, is_hidden, is_url
+from finetune.data.remote.storage import RemoteFile, Storage, contain_each_other, is_hidden, is_url
 from finetune.data.remote.upload_mark import refuse_unfinished
 from finetune.data.visible_files import TABLE_FILES
 from finetune.plurals import plural
@@ -90,14 +90,14 @@ def remote_source(
             "itself."
         )
     for url in urls:
-        if output is not None and _contain_each_other(url, output):
+        if output is not None and contain_each_other(url, output):
             raise ValueError(
                 f"output: {output} and the source {url} contain each other, expected two separate folders. Give an "
                 "output elsewhere, so the source stays as it is."
             )
     for number, url in enumerate(urls):
         for other in urls[:number]:
-            if _contain_each_other(url, other) or folder_of(url).name == folder_of(other).name:
+            if contain_each_other(url, other) or folder_of(url).name == folder_of(other).name:
                 raise ValueError(
                     f"source: {other} and {url} contain each other or have the same last name, by which their images "
                     "are told apart. Give the folder of both."
@@ -130,8 +130,3 @@ def _hidden(files: Sequence[RemoteFile]) -> tuple[str, ...]:
         if first is not None:
             found["/".join(parts[:first])] = None
     return tuple(found)
-
-
-def _contain_each_other(url: str, other: str) -> bool:
-    one, two = (f"{each.replace('s3a://', 's3://', 1).rstrip('/')}/" for each in (url, other))
-    return one.startswith(two) or two.startswith(one)

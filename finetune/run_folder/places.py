@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from finetune.config.facts import Mark, marked
 from finetune.config.parse.dump import as_flat
 from finetune.config.train import TrainConfig
-from finetune.data.remote.storage import is_url
+from finetune.data.remote.storage import contain_each_other, is_url
 
 
 def refuse_nested_folders(config: TrainConfig) -> None:
@@ -52,15 +52,8 @@ def mirror_problems(config: TrainConfig) -> Iterator[str]:
         return
     given = [config.data.folder, *(each.folder for each in config.data.folders)]
     for folder in [folder for folder in given if folder is not None and is_url(folder)]:
-        one, other = PurePosixPath(place_in_storage(mirror)), PurePosixPath(place_in_storage(folder))
-        if one.is_relative_to(other) or other.is_relative_to(one):
+        if contain_each_other(mirror, folder):
             yield f"output.mirror: {mirror} and data.folder {folder} overlap. Use a prefix beside the images."
-
-
-def place_in_storage(url: str) -> str:
-    """Return a URL without what may be written in several ways."""
-    protocol, _, place = url.partition("://")
-    return f"{protocol.lower().replace('s3a', 's3')}/{place}"
 
 
 def folders(config: TrainConfig, mark: Mark) -> list[tuple[str, Path]]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from finetune.extras import install_command
@@ -204,6 +204,18 @@ def is_url(folder: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Check whether a part of a name begins with a dot."""
     return any(part.startswith(".") for part in name.split("/"))
+
+
+def contain_each_other(url: str, other: str) -> bool:
+    """Tell if one URL is the other or above it."""
+    one, two = (PurePosixPath(_place(each)) for each in (url, other))
+    return one.is_relative_to(two) or two.is_relative_to(one)
+
+
+def _place(url: str) -> str:
+    """Return a URL without what may be written in several ways."""
+    protocol, _, place = url.partition("://")
+    return f"{protocol.lower().replace('s3a', 's3')}/{place}"
 
 
 def _path(root: str, name: str) -> str:
