@@ -78,11 +78,7 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
         # Whether the run is finished depends on its steps.
         config = with_steps(config, given, read, launched_processes(), arguments, lines.append)
         planned = recipe.tune(config)
-        for stage in planned:
-            check_output(stage.folder)
-            if is_first_process():
-                with lock_folder(stage.folder):  # refuses a second writer before torch is imported
-                    clear_replaced(stage.folder)
+        check_folders(planned)
         messages = [stage.finished() for stage in planned]
         if is_first_process():
             begin_uploads(config)
@@ -123,6 +119,15 @@ def run_recipe(recipe: Recipe[Config], arguments: Sequence[str], program: str) -
 
         ranks().leave()
         end_group()
+
+
+def check_folders(planned: Sequence[Stage]) -> None:
+    """Refuse what cannot be written, and second writers before torch is imported."""
+    for stage in planned:
+        check_output(stage.folder)
+        if is_first_process():
+            with lock_folder(stage.folder):
+                clear_replaced(stage.folder)
 
 
 def begin_log(stage: Stage) -> None:

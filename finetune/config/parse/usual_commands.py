@@ -15,7 +15,7 @@ COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("score", "validate", "eval"), "finetune evaluate"),
     **dict.fromkeys(("list", "configs", "config", "init"), "finetune presets, and --config NAME of a recipe"),
     **dict.fromkeys(("resume", "continue"), "the command that started the run, again"),
-    **dict.fromkeys(("gui", "webui", "ui"), "finetune --help; there is no window"),
+    **dict.fromkeys(("gui", "webui", "ui"), "finetune --help; it has no window"),
     **dict.fromkeys(("download", "login"), "hf download, and hf auth login"),
     "help": "finetune --help",
     **dict.fromkeys(("preprocess", "crop", "resize_images"), PREPARE),
