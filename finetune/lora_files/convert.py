@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from finetune.export.lora import LoRALayer
-from finetune.lora_files.layers import read_layers
+from finetune.lora_files.layers import FileLayers, dead_text, read_layers
 from finetune.lora_files.layouts import restored, write_layout
 from finetune.lora_files.options import ConvertConfig
 from finetune.models import family_named
@@ -25,11 +25,10 @@ def convert(config: ConvertConfig, say: Callable[[str], None] = print) -> Path:
     network = empty_network(source, config.model.family)
     path = Path(config.files[0])
     found = read_layers(path, network)
-    if found.unknown or found.expanded or not found.layers:
-        names = found.unknown or sorted(found.expanded) or ["no layers"]
-        reason = "layers that the base model lacks" if found.unknown else "layers of other kinds than plain LoRA"
-        raise ValueError(f"files: {path.name} has {reason} ({first_few(names)}). Use another file or model.source.")
+    refuse_unconvertible(path, found)
     layers = restored(found.layers, found.metadata)
+    if found.dead:
+        say(f"warning: {dead_text(path.name, found)} The new file is without them.")
     notes = write_layout(network, layers, config.to, dtype=config.dtype, metadata=found.metadata, path=config.output)
     largest = compare(config.output, layers, network, LARGEST[config.dtype])
     for note in notes:
@@ -39,6 +38,24 @@ def convert(config: ConvertConfig, say: Callable[[str], None] = print) -> Path:
         f"differs by more than {largest:.1e} relative."
     )
     return config.output
+
+
+def refuse_unconvertible(path: Path, found: FileLayers) -> None:
+    """Raise ValueError for unknown layers, other kinds than LoRA, and no changes."""
+    if found.unknown:
+        raise ValueError(
+            f"files: {path.name} has layers that the base model lacks ({first_few(found.unknown)}). Use another "
+            "file or model.source."
+        )
+    if found.expanded:
+        raise ValueError(
+            f"files: {path.name} has layers of other kinds than plain LoRA ({first_few(sorted(found.expanded))}), "
+            "which these layouts lack. Merge it (finetune lora merge), then make a LoRA of the result: finetune lora "
+            "extract MERGED BASE --rank N."
+        )
+    if not found.layers:
+        why = dead_text(path.name, found) if found.dead else f"{path.name} has no layers."
+        raise ValueError(f"files: {why} Use another file.")
 
 
 def empty_network(source: ModelSource, family: str | None) -> Network:

@@ -1,11 +1,10 @@
 """Files of adapters of any layout, as low-rank layers of a network."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +15,17 @@ from finetune.export.single_file import split_name
 from finetune.files import file_sha256
 from finetune.json_text import parse_json
 from finetune.lora_files.names import adaptable_layers, known_names, spellings
-from finetune.lora_files.show import piece_of, read
+from finetune.lora_files.show import read
 from finetune.models.family import Network, SingleFileLayer
-from finetune.plurals import first_few
+from finetune.plurals import first_few, plural
+from finetune.sampling.adapter_notes import Scale, diffusers_scale, matching, require_number, require_numbers
+from finetune.sampling.adapter_pieces import note_name, piece_of, refuse_malformed
+from finetune.sampling.other_files import other_kind
 from finetune.sampling.weight_changes import change_of, refuse_not_finite
 
-DIFFUSERS_METADATA = "lora_adapter_metadata"
-"""diffusers' own note of ranks and alphas, in JSON."""
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KEPT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PLAIN = {"lora_down.weight", "lora_up.weight", "alpha"}
-Scale = Callable[[str], float]
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class FileLayers:
     """Those of other kinds than LoRA: a pair of full rank holds the whole change."""
     unknown: tuple[str, ...] = ()
     """Names of layers that the network lacks."""
+    dead: tuple[str, ...] = ()
+    """Layers with alpha 0, which change nothing at any strength. They are not in `layers`."""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -48,6 +49,8 @@ def read_layers(path: Path, network: Network) -> FileLayers:
     found: dict[str, LoRALayer] = {}
     expanded: set[str] = set()
     unknown: list[str] = []
+    dead: list[str] = []
+    names: dict[str, str] = {}
     metadata: dict[str, str] = {}
     for file, start in weight_files(path):
         tensors, own = read(file)
@@ -61,10 +64,21 @@ def read_layers(path: Path, network: Network) -> FileLayers:
             if not set(pieces) <= PLAIN:
                 expanded |= set(places)
             for layer, place in places.items():
+                note_name(path, names, layer, name)
                 pair = low_rank(file, name, pieces, scale(name), layers[layer], place)
-                if pair[0].shape[0]:
+                if pair[2] == 0:
+                    dead.append(layer)
+                elif pair[0].shape[0]:
                     found[layer] = LoRALayer(*split_name(layer), *pair)
-    return FileLayers(found, frozenset(expanded & set(found)), tuple(unknown), metadata)
+    return FileLayers(found, frozenset(expanded & set(found)), tuple(unknown), tuple(dead), metadata)
+
+
+def dead_text(name: str, found: FileLayers) -> str:
+    """Say what alpha 0 means for the layers that have it."""
+    return (
+        f"{name}: {plural(len(found.dead), 'layer')} of {len(found.dead) + len(found.layers)} with alpha 0 "
+        f"({first_few(found.dead)}), whose change is zero at every strength."
+    )
 
 
 def weight_files(path: Path) -> Iterator[tuple[Path, str]]:
@@ -98,6 +112,7 @@ def renamed(name: str, start: str) -> str:
 
 def grouped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Group tensors by layer. Raises ValueError for those that belong to no kind of adapter."""
+    refuse_malformed(path, tensors)
     refuse_not_finite(path, tensors)
     found: dict[str, dict[str, Tensor]] = {}
     others: list[str] = []
@@ -109,9 +124,10 @@ def grouped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Te
             kept = value if value.dtype in KEPT_DTYPES else value.float()
             found.setdefault(placed[0], {})[placed[1]] = kept
     if others or not found:
+        kind = other_kind(others)
         raise ValueError(
             f"{path} has {first_few(sorted(others)) if others else 'no tensors'}, expected those of LoRA, LoHa, LoKr "
-            "or weight differences alone. Use another file."
+            f"or weight differences alone. {f'It is {kind[0]}. {kind[1]}' if kind else 'Use another file.'}"
         )
     return found
 
@@ -163,40 +179,23 @@ def peft_scale(path: Path) -> Scale | None:
     file = path.with_name(PEFT_CONFIG)
     if path.name != PEFT_WEIGHTS or not file.is_file():
         return None
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        config: Any = parse_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}), so scales are not known. Copy it again.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is not an object with r and lora_alpha, so scales are not known. Copy it again.")
+    usual_rank: Any = config.get("r")
+    usual_alpha: Any = config.get("lora_alpha", usual_rank)
+    alphas, ranks = config.get("alpha_pattern") or {}, config.get("rank_pattern") or {}
+    for name, value in (("r", usual_rank), ("lora_alpha", usual_alpha)):
+        require_number(file, name, value)
+    for name, patterns in (("alpha_pattern", alphas), ("rank_pattern", ranks)):
+        require_numbers(file, name, patterns)
 
     def scale(name: str) -> float:
         layer = name.removeprefix("base_model.model.")
-        alpha = matching(config.get("alpha_pattern", {}), layer, config.get("lora_alpha", config["r"]))
-        rank = matching(config.get("rank_pattern", {}), layer, config["r"])
-        return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        rank = matching(ranks, layer, usual_rank)
+        return matching(alphas, layer, usual_alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
     return scale
-
-
-def diffusers_scale(metadata: Mapping[str, str]) -> Scale:
-    """Read alpha / rank of layers from diffusers' metadata. It is 1 where there are none."""
-    noted = notes_of(metadata)
-
-    def scale(name: str) -> float:
-        part, _, layer = name.partition(".")
-        alpha = matching(noted.get(f"{part}.alpha_pattern", {}), layer, noted.get(f"{part}.lora_alpha"))
-        rank = matching(noted.get(f"{part}.rank_pattern", {}), layer, noted.get(f"{part}.r"))
-        return 1.0 if not alpha or not rank else float(alpha) / float(rank)
-
-    return scale
-
-
-def notes_of(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Read diffusers' note of ranks and alphas. Raises ValueError for a damaged one."""
-    try:
-        noted = parse_json(metadata.get(DIFFUSERS_METADATA, "{}"))
-    except ValueError as error:
-        raise ValueError(f"metadata: {DIFFUSERS_METADATA} is not JSON ({error}), so scales are not known.") from error
-    return cast("dict[str, Any]", noted) if isinstance(noted, dict) else {}
-
-
-def matching(patterns: Mapping[str, float], layer: str, usual: Any) -> Any:
-    """Look a layer's number up. The pattern of a name is its end, as peft has it."""
-    named = [value for pattern, value in patterns.items() if layer.endswith(pattern.strip("^$").replace("\\", ""))]
-    return named[0] if named else usual

@@ -17,11 +17,13 @@ from finetune.export.lora import LoRALayer, joined, joined_layer
 from finetune.export.peft_folder import config_text
 from finetune.export.single_file import cast_in_range, published_name, split_name, write_single_file, write_tensors
 from finetune.files import unfinished
-from finetune.lora_files.layers import DIFFUSERS_METADATA, PEFT_CONFIG, PEFT_WEIGHTS
+from finetune.json_text import parse_json
+from finetune.lora_files.layers import PEFT_CONFIG, PEFT_WEIGHTS
 from finetune.lora_files.options import Keep, Layout
 from finetune.models.family import Network, SingleFileLayer
 from finetune.plurals import plural
 from finetune.replaced_folder import replace_folder
+from finetune.sampling.adapter_notes import DIFFUSERS_METADATA, require_numbers
 
 SCALES = "lora_scales"
 """Our note of scales that were multiplied into weights, by layer, so that they can be taken out again."""
@@ -169,7 +171,11 @@ def write_peft(network: Network, layers: Mapping[str, LoRALayer], metadata: Mapp
 
 def restored(layers: Mapping[str, LoRALayer], metadata: Mapping[str, str]) -> dict[str, LoRALayer]:
     """Take scales out of the weights that `write_diffusers` multiplied in."""
-    scales: dict[str, float] = json.loads(metadata.get(SCALES, "{}"))
+    try:
+        scales: dict[str, float] = parse_json(metadata.get(SCALES, "{}"))
+    except ValueError as error:
+        raise ValueError(f"metadata: {SCALES} is not JSON ({error}). Use another file.") from error
+    require_numbers(SCALES, "scales", scales)
     found = dict(layers)
     for name in scales.keys() & layers.keys():
         layer = layers[name]

@@ -10,12 +10,24 @@ import torch
 from torch import Tensor
 
 from finetune.export.single_file import DTYPES, Dtype, cast_in_range, write_single_file, write_tensors
-from finetune.lora_files.layers import DIFFUSERS_METADATA, diffusers_scale, notes_of
 from finetune.lora_files.options import Keep
-from finetune.lora_files.show import piece_of, read
+from finetune.lora_files.show import read
 from finetune.lora_files.truncate import truncated
 from finetune.plurals import first_few, plural
+from finetune.sampling.adapter_notes import DIFFUSERS_METADATA, diffusers_scale, notes_of
+from finetune.sampling.adapter_pieces import piece_of, refuse_malformed
+from finetune.sampling.other_files import other_kind
 from finetune.sampling.weight_changes import refuse_not_finite
+
+KINDS = {
+    "dora_scale": "DoRA",
+    "hada": "LoHa",
+    "lokr": "LoKr",
+    "lora_mid": "LoRA in three matrices",
+    "diff": "weight differences",
+    "scalar": "LoRA with scalars",
+}
+"""Other kinds by the beginnings of their pieces."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,7 @@ def refuse(options: ResizeOptions) -> None:
 
 def pairs_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Pair]:
     """Find the layers' matrices. Raises ValueError where the file has anything else."""
+    refuse_malformed(path, tensors)
     grouped: dict[str, dict[str, str]] = {}
     others: list[str] = []
     for key in tensors:
@@ -105,16 +118,13 @@ def pairs_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
             grouped.setdefault(placed[0], {})[placed[1]] = key
     lacking = [name for name, keys in grouped.items() if not {"lora_down.weight", "lora_up.weight"} <= set(keys)]
     if others or lacking or not grouped:
-        raise ValueError(
-            f"file: {path} is not a file of plain LoRA, which alone has a rank to change: "
-            f"{first_few(sorted(others) or sorted(lacking) or ['no layers'])}. Use another file."
-        )
+        raise ValueError(not_plain(path, tensors, sorted(others) or sorted(lacking)))
     refuse_not_finite(path, tensors)
     scales = diffusers_scale(metadata)
     found: dict[str, Pair] = {}
     for name, keys in grouped.items():
         down, up = tensors[keys["lora_down.weight"]], tensors[keys["lora_up.weight"]]
-        if not down.shape[0] or down.shape[0] != up.flatten(1).shape[1]:
+        if down.ndim < 2 or up.ndim < 2 or down.shape[0] != up.flatten(1).shape[1]:
             raise ValueError(
                 f"file: {path.name}: the layer {name} is not complete: its matrices are {tuple(up.shape)} and "
                 f"{tuple(down.shape)}. Copy the file again."
@@ -123,6 +133,24 @@ def pairs_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, s
         scale = float(tensors[alpha]) / down.shape[0] if alpha else scales(name)
         found[name] = Pair(keys["lora_down.weight"], keys["lora_up.weight"], alpha, down, up, scale)
     return found
+
+
+def not_plain(path: Path, tensors: Mapping[str, Tensor], names: list[str]) -> str:
+    """Describe a file without a rank to change, with the way out."""
+    text = (
+        f"file: {path} is not a file of plain LoRA, which alone has a rank to change: "
+        f"{first_few(names or ['no layers'])}."
+    )
+    if (other := other_kind(tensors)) is not None:
+        return f"{text} It is {other[0]}. {other[1]}"
+    pieces = {placed[1] for key in tensors if (placed := piece_of(key)) is not None}
+    kinds = [kind for piece, kind in KINDS.items() if any(own.startswith(piece) for own in pieces)]
+    if not kinds:
+        return f"{text} Use another file."
+    return (
+        f"{text} It has {kinds[0]}. Merge it (finetune lora merge), then make a LoRA of the result: finetune "
+        "lora extract MERGED BASE --rank N."
+    )
 
 
 def new_metadata(metadata: Mapping[str, str], ranks: Mapping[str, int]) -> dict[str, str]:

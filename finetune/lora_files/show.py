@@ -1,6 +1,5 @@
 """The contents of a file of adapters, and its readers."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,11 @@ import torch
 from torch import Tensor
 
 from finetune.lora_files.options import instead_of_folder
-from finetune.lora_files.other_files import other_kind, why_unreadable
 from finetune.plurals import first_few, plural
+from finetune.sampling.adapter_pieces import piece_of, refuse_malformed
+from finetune.sampling.other_files import other_kind, why_unreadable
 from finetune.sampling.weight_changes import change_of
 
-DOWN = re.compile(r"(.+?)(?:\.lora(?:_A|_down|\.down|_linear_layer\.down)|_lora\.down)(?:\.\w+)?\.weight")
-UP = re.compile(r"(.+?)(?:\.lora(?:_B|_up|\.up|_linear_layer\.up)|_lora\.up)(?:\.\w+)?\.weight")
-PIECE = re.compile(r"(.+?)\.((?:hada|lokr)_\w+|diff|diff_b|alpha|dora_scale|lora_mid\.weight|scalar)")
-MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.\w+)*")
 TRAINED = {
     "ss_sd_model_name": "base model",
     "ss_base_model_version": "architecture",
@@ -67,6 +63,7 @@ UNKNOWN = Layout("unknown", "not known")
 def show(path: Path) -> list[str]:
     """Describe a file in lines. Raises ValueError for one that is not readable or holds no adapters."""
     tensors, metadata = read(path)
+    refuse_malformed(path, tensors)
     layers = list(layers_of(tensors))
     if not layers:
         if (other := other_kind(tensors)) is not None:
@@ -116,15 +113,6 @@ def layers_of(tensors: Mapping[str, Tensor]) -> Iterator[Layer]:
             yield layer_of(name, pieces)
 
 
-def piece_of(key: str) -> tuple[str, str] | None:
-    """Split a tensor's name into layer and piece. Pieces are named as in sd-scripts and LyCORIS."""
-    for pattern, piece in ((DOWN, "lora_down.weight"), (UP, "lora_up.weight"), (MAGNITUDE, "dora_scale")):
-        if match := pattern.fullmatch(key):
-            return match[1], piece
-    match = PIECE.fullmatch(key)
-    return (match[1], match[2]) if match else None
-
-
 def read_names(tensors: Mapping[str, Tensor]) -> set[str]:
     """List the tensors that are pieces of layers."""
     return {key for key in tensors if piece_of(key) is not None}
@@ -133,7 +121,7 @@ def read_names(tensors: Mapping[str, Tensor]) -> set[str]:
 def layer_of(name: str, pieces: Mapping[str, Tensor]) -> Layer:
     """Describe one layer. Raises ValueError where pieces are missing."""
     down = next((pieces[key] for key in ("lora_down.weight", "hada_w1_b", "lokr_w2_b") if key in pieces), None)
-    rank = None if down is None else down.shape[0]
+    rank = None if down is None or not down.ndim else down.shape[0]
     if "lora_down.weight" in pieces:
         kind = "DoRA" if "dora_scale" in pieces else "LoRA"
     elif any(key.startswith("hada") for key in pieces):
@@ -143,7 +131,7 @@ def layer_of(name: str, pieces: Mapping[str, Tensor]) -> Layer:
     alpha = float(pieces["alpha"]) if "alpha" in pieces else None if rank is None else float(rank)
     try:
         norm = change_norm({key: value for key, value in pieces.items() if key != "dora_scale"})
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
         raise ValueError(f"file: the layer {name} is not complete ({error}). Copy the file again.") from error
     return Layer(name, kind, rank, alpha, norm)
 
@@ -155,7 +143,7 @@ def change_norm(pieces: Mapping[str, Tensor]) -> float:
         if up.shape[1] == down.shape[0]:
             alpha = float(pieces["alpha"]) if "alpha" in pieces else float(down.shape[0])
             squared = torch.sum((up.T @ up) * (down @ down.T)).clamp(min=0)
-            return float(squared.sqrt()) * alpha / down.shape[0]
+            return float(squared.sqrt()) * abs(alpha) / down.shape[0]
     if set(pieces) == {"diff_b"}:
         return float(pieces["diff_b"].double().norm())
     return float(change_of(pieces).double().norm())

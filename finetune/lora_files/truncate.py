@@ -20,7 +20,7 @@ def truncated(
     total = values.square().sum()
     if energy is not None:
         kept = values.square().cumsum(0) / total.clamp(min=1e-300)
-        rank = int((kept < energy - 1e-12).sum()) + 1
+        rank = int((kept < energy - 1e-12).sum()) + 1 if total > 0 else 1
     assert rank is not None, "one of rank and energy is given"
     num = min(rank, len(values))
     root = values[:num].sqrt()

@@ -1,6 +1,6 @@
 """Files of adapters in the layouts of sd-scripts and LyCORIS."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from finetune.export.fused import Places, file_layers, share
 from finetune.export.single_file import split_name
 from finetune.models.family import ModelFamily, Network, SingleFileLayer
 from finetune.plurals import first_few, plural
+from finetune.sampling.adapter_pieces import note_name, piece_of
+from finetune.sampling.other_files import kind_or_base, other_kind, why_unreadable
 from finetune.sampling.weight_changes import change_of
 
 KINDS = {f"{name}.weight" for name in ("lora_up", "lora_down", "lora_mid")} | {"alpha", "scalar", "dora_scale"}
@@ -19,6 +21,17 @@ KINDS |= {f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b"
 """Ends of the names of a layer's tensors that are understood."""
 ANY_PREFIX = "lycoris"
 """What LyCORIS' own wrapper writes before names."""
+STARTS = {
+    "unet.": "diffusers",
+    "transformer.": "diffusers",
+    "text_encoder.": "diffusers",
+    "text_encoder_2.": "diffusers",
+    "text_encoder_3.": "diffusers",
+    "base_model.model.": "peft",
+    "diffusion_model.": "ComfyUI",
+    "text_encoders.": "ComfyUI",
+}
+"""Programs whose names begin so."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +44,17 @@ class Change:
 
 def file_keys(path: Path) -> set[str]:
     """Return the names of a file's tensors. Raises ValueError for a file that is not readable."""
+    return file_header(path)[0]
+
+
+def file_header(path: Path) -> tuple[set[str], dict[str, str]]:
+    """Return the names of a file's tensors and its metadata. Raises ValueError for a file that is not readable."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return set(file.keys())
+            return set(file.keys()), file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"lora: {path} is not a readable safetensors file ({error}). Use another file.") from error
+        why = why_unreadable(path, error)
+        raise ValueError(f"lora: {path} is not a readable safetensors file ({why}). Use another file.") from error
 
 
 def file_changes(
@@ -50,11 +69,13 @@ def file_changes(
     if unknown := sorted(set(pieces) - set(places)):
         raise ValueError(
             f"lora: {path.name} has {plural(len(unknown), 'layer')} of {len(pieces)} that {family.title} lacks: "
-            f"{first_few(unknown)}. Is it made for another base model?"
+            f"{first_few(unknown)}. {kind_or_base(f'{name}.{kind}' for name in unknown for kind in pieces[name])}"
         )
     found: dict[str, Change] = {}
+    names: dict[str, str] = {}
     for name, own in pieces.items():
         for layer, place in places[name].items():
+            note_name(path, names, layer, name)
             check_pieces(path, name, own, layers[layer], place)
             if "diff_b" in own:
                 found[f"{layer}.bias"] = Change({"diff": own["diff_b"]}, place)
@@ -71,10 +92,12 @@ def check_pieces(path: Path, name: str, pieces: Mapping[str, Tensor], layer: nn.
         expected = 0 if kind == "bias" and layer.bias is None else layer.get_parameter(kind).numel()
         try:
             if unknown := sorted(set(own) - KINDS):
-                raise ValueError(f"unknown tensors {', '.join(unknown)}.")
+                kind = other_kind(f"{name}.{piece}" for piece in unknown)
+                what = "Use another file." if kind is None else f"It is {kind[0]}. {kind[1]}"
+                raise ValueError(f"unknown tensors {', '.join(unknown)}. {what}")
             num = share(place, change_of(own)).numel()
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise ValueError(f"lora: {path.name}: {name} is not understood: {error} Use another file.") from error
+        except (ValueError, KeyError, RuntimeError, IndexError) as error:
+            raise ValueError(f"lora: {path.name}: {name} is not understood: {error}") from error
         if num != expected:
             raise ValueError(
                 f"lora: {path.name}: {name} changes {num:,} numbers of the {kind}, but that layer of the base model "
@@ -92,3 +115,19 @@ def known_layers(family: ModelFamily, network: Network, layers: Mapping[str, nn.
             for prefix in (family.kohya_prefixes["denoiser"], ANY_PREFIX):
                 found.setdefault(f"{prefix}_{module.replace('.', '_')}", {name: SingleFileLayer(module)})
     return found
+
+
+def refuse_two_layouts(path: Path, keys: Iterable[str], own: tuple[str, ...]) -> None:
+    """Raise ValueError for names of several layouts, of which diffusers reads one. `own` are starts of sd-scripts."""
+    first: dict[str, str] = {}
+    for key in sorted(key for key in keys if piece_of(key) is not None):
+        start = next((start for start in STARTS if key.startswith(start)), "")
+        layout = "sd-scripts" if key.startswith(own) else STARTS.get(start, "")
+        if layout:
+            first.setdefault(layout, key)
+    if len(first) > 1:
+        named = " and ".join(f"{key} (as {layout} writes it)" for layout, key in first.items())
+        raise ValueError(
+            f"lora: {path.name} mixes layouts, of which one would be read: {named}. Write it in one: finetune lora "
+            f"convert {path} --model.source BASE --to kohya --output NEW.safetensors."
+        )

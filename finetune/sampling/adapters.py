@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from finetune.export.fused import share
 from finetune.export.lora import pipeline_names
 from finetune.models.family import Components, ModelFamily, Network
-from finetune.sampling.adapter_files import ANY_PREFIX, Change, file_changes, file_keys
+from finetune.sampling.adapter_files import ANY_PREFIX, Change, file_changes, file_header, file_keys, refuse_two_layouts
+from finetune.sampling.adapter_notes import notes_of
+from finetune.sampling.adapter_pieces import refuse_malformed
+from finetune.sampling.other_files import kind_or_base
 from finetune.sampling.weight_changes import change_of, changed_weight, refuse_not_finite
 
 
@@ -70,9 +73,11 @@ def load_adapters(family: ModelFamily, components: Components, paths: Sequence[P
         name = f"adapter_{number}"
         keys = set[str]() if path.is_dir() else file_keys(path)
         for file in sorted(path.glob("**/*.safetensors")) if path.is_dir() else (path,):
-            refuse_not_finite(file, load_file(file))
-        own = [*family.kohya_prefixes.values(), ANY_PREFIX]
-        if keys and all(any(key.startswith(f"{prefix}_") for prefix in own) for key in keys):
+            tensors = load_file(file)
+            refuse_malformed(file, tensors)
+            refuse_not_finite(file, tensors)
+        own = tuple(f"{prefix}_" for prefix in (*family.kohya_prefixes.values(), ANY_PREFIX))
+        if keys and all(key.startswith(own) for key in keys):
             found.append(Adapter(path.name, name, changes=file_changes(family, network, layers, path)))
         else:
             tuned = tuned_layers(family, components, network, path, name, warnings)
@@ -90,8 +95,11 @@ def tuned_layers(
     family: ModelFamily, components: Components, network: Network, path: Path, name: str, warnings: list[str]
 ) -> dict[str, tuple[TunedLayer, float]]:
     """Load a file with diffusers or peft; return the layers it adapts."""
+    keys, metadata = (set[str](), dict[str, str]()) if path.is_dir() else file_header(path)
+    notes_of(metadata)
     if not path.is_dir() and not family.reads_lora:
         raise ValueError(f"lora: diffusers reads no LoRA of {family.title}, which {path.name} seems to be. Remove it.")
+    refuse_two_layouts(path, keys, tuple(f"{prefix}_" for prefix in (*family.kohya_prefixes.values(), ANY_PREFIX)))
     with said_by_diffusers(path, warnings):
         if path.is_dir():
             for part, own in pipeline_names(family.pipeline(components), components).items():
@@ -104,14 +112,15 @@ def tuned_layers(
                 )
             except (ValueError, KeyError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:300]
-                raise ValueError(f"lora: {path.name} does not load into {family.title}: {reason}") from error
+                what = kind_or_base(keys)
+                raise ValueError(f"lora: {path.name} does not load into {family.title}: {reason}. {what}") from error
     found: dict[str, tuple[TunedLayer, float]] = {}
     for layer, module in network.named_modules():
         if isinstance(module, BaseTunerLayer) and name in module._get_available_adapters():
             tuned = cast("TunedLayer", module)
             found[layer] = tuned, float(tuned.scaling[name]) if has_strength(module) else 1.0
     if not found:
-        raise ValueError(f"lora: {path.name} adapts no layer of {family.title}. Is it made for another base model?")
+        raise ValueError(f"lora: {path.name} adapts no layer of {family.title}. {kind_or_base(keys)}")
     return found
 
 

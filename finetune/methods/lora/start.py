@@ -8,7 +8,7 @@ import torch
 
 from finetune.config.lora import LoRAConfig
 from finetune.export.lora import LoRALayer
-from finetune.lora_files.layers import FileLayers, read_layers
+from finetune.lora_files.layers import FileLayers, dead_text, read_layers
 from finetune.lora_files.truncate import truncated
 from finetune.methods.lora.init import AdapterLayer
 from finetune.models.family import Network, is_inside
@@ -46,6 +46,8 @@ def check_start(
         return []
     name, warnings = config.start.name, list[str]()
     refuse_other_model(name, start)
+    if start.dead:
+        warnings.append(f"lora.start: {dead_text(name, start)}")
     vain = sorted(layer for layer in set(start.layers) - set(ranks) if is_inside(layer, unread))
     if vain:
         warnings.append(
@@ -82,7 +84,8 @@ def refuse_other_model(name: str, start: FileLayers) -> None:
             f"({first_few(start.unknown)}). Is it made for another base model?"
         )
     if not start.layers:
-        raise ValueError(f"lora.start: all changes in {name} are zero, expected a trained LoRA. Use another file.")
+        why = f"{dead_text(name, start)} Expected" if start.dead else f"all changes in {name} are zero, expected"
+        raise ValueError(f"lora.start: {why} a trained LoRA. Use another file.")
 
 
 def advice(others: Sequence[str], start: FileLayers) -> str:

@@ -82,12 +82,44 @@ def test_commands_refuse_numbers_that_are_not_finite(number: float, tmp_path: Pa
 def test_layers_that_do_not_fit_are_named_where_ranks_change(tmp_path: Path) -> None:
     for number, (down, up) in enumerate(((torch.ones(0, 8), torch.ones(6, 0)), (torch.ones(4, 8), torch.ones(6, 3)))):
         pieces = {"lora_unet_a.lora_down.weight": down, "lora_unet_a.lora_up.weight": up}
-        with pytest.raises(ValueError, match="the layer lora_unet_a is not complete"):
+        with pytest.raises(ValueError, match=r"lora_unet_a.*(rank of 0|is not complete)"):
             resize(ResizeOptions(written(tmp_path / f"{number}.safetensors", pieces), tmp_path / "new.safetensors", 2))
     pieces = lora("unet.a", "lora_A.weight", "lora_B.weight")
     path = written(tmp_path / "noted.safetensors", pieces, lora_adapter_metadata="not JSON")
     with pytest.raises(ValueError, match="lora_adapter_metadata is not JSON"):
         resize(ResizeOptions(path, tmp_path / "new.safetensors", 2))
+
+
+def test_a_negative_alpha_turns_no_norm_negative(tmp_path: Path) -> None:
+    pieces = lora("lora_unet_a", "lora_down.weight", "lora_up.weight")
+    (plus,), (minus,) = (list(layers_of(pieces | {"lora_unet_a.alpha": torch.tensor(a)})) for a in (2.0, -2.0))
+    assert plus.norm == minus.norm > 0
+
+
+@pytest.mark.parametrize("down", [torch.ones(8), torch.tensor(1.0)])
+def test_matrices_without_two_axes_are_not_complete(down: torch.Tensor, tmp_path: Path) -> None:
+    pieces = {"lora_unet_a.lora_down.weight": down, "lora_unet_a.lora_up.weight": torch.ones(6, 4)}
+    path = written(tmp_path / "a.safetensors", pieces)
+    with pytest.raises(ValueError, match="lora_unet_a is not complete"):
+        show(path)
+    with pytest.raises(ValueError, match="lora_unet_a is not complete"):
+        resize(ResizeOptions(path, tmp_path / "new.safetensors", rank=2))
+
+
+@pytest.mark.parametrize(
+    ("piece", "kind"),
+    [("hada_w1_a", "LoHa"), ("lokr_w1", "LoKr"), ("diff", "weight differences"), ("dora_scale", "DoRA")],
+)
+def test_resizing_other_kinds_names_the_way_out(piece: str, kind: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.safetensors", {f"lora_unet_a.{piece}": torch.ones(4, 8)})
+    with pytest.raises(ValueError, match=rf"It has {kind}\. Merge it .*finetune lora extract MERGED BASE --rank N"):
+        resize(ResizeOptions(path, tmp_path / "new.safetensors", rank=2))
+
+
+def test_resizing_by_energy_gives_a_layer_without_a_change_rank_one(tmp_path: Path) -> None:
+    pieces = lora("lora_unet_a", "lora_down.weight", "lora_up.weight") | {"lora_unet_a.alpha": torch.tensor(0.0)}
+    new = resize(ResizeOptions(written(tmp_path / "a.safetensors", pieces), tmp_path / "b.safetensors", energy=0.9))
+    assert safetensors.torch.load_file(new)["lora_unet_a.lora_down.weight"].shape == (1, 8)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -113,6 +145,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ("body.0.rdb1.conv1.weight", "an upscaler"),
         ("hyper.768.0.linear.0.weight", "a hypernetwork"),
         ("base_model.model.a.vera_lambda_b", "a VeRA adapter"),
+        ("bundle_emb.sks.string_to_param.*", "a LoRA bundled with embeddings of new words"),
+        ("lora_unet_a_norm.w_norm", "an adapter of norms"),
+        ("diffusion_model.img_in.set_weight", "a file of weights to set"),
+        ("base_model.vblora_vector_bank.default", "a VB-LoRA adapter"),
+        ("base_model.model.a.vblora_logits_A", "a VB-LoRA adapter"),
+        ("lora_unet_a.scale_weight", "a file of weights quantized with scales"),
         ("base_model.model.a.oft_R.weight", "an OFT or BOFT adapter of peft"),
         ("exp_avg.0", "the state of an optimizer"),
         ("text_model.encoder.layers.0.self_attn.q_proj.weight", "a text encoder"),
@@ -123,8 +161,15 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_mistaken_for_a_lora_is_named(name: str, words: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "x.safetensors", {name: torch.ones(2, 2)})
     with pytest.raises(ValueError, match=words):
-        show(written(tmp_path / "x.safetensors", {name: torch.ones(2, 2)}))
+        show(path)
+    if not words.startswith("Expected"):
+        kind = words.split(",")[0]
+        with pytest.raises(ValueError, match=f"not a file of plain LoRA.*{kind}"):
+            resize(ResizeOptions(path, tmp_path / "new.safetensors", rank=2))
+        with pytest.raises(ValueError, match=f"expected those of LoRA.*{kind}"):
+            grouped(path, {name: torch.ones(2, 2)})
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,19 @@ OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     ),
     (re.compile(r".*\.[ab][12]\.weight"), "a GLoRA", "Programs such as ComfyUI apply it."),
     (re.compile(r".*\.on_input"), "an IA3 adapter", "Programs such as A1111 apply it."),
+    (
+        re.compile(r"bundle_emb\..*"),
+        "a LoRA bundled with embeddings of new words",
+        "Save both in files of their own, in OneTrainer without bundle_additional_embeddings.",
+    ),
+    (re.compile(r".*\.[wb]_norm"), "an adapter of norms (train_norm of LyCORIS)", "Programs such as ComfyUI apply it."),
+    (re.compile(r".*\.set_weight"), "a file of weights to set", "Programs such as ComfyUI apply it."),
+    (re.compile(r".*\.?vblora_(?:vector_bank|logits)\w*(?:\.\w+)*"), "a VB-LoRA adapter", "peft applies it."),
+    (
+        re.compile(r".*\.(?:scale_weight|weight_scale|input_scale|comfy_quant|SCB)"),
+        "a file of weights quantized with scales",
+        "Use the file in fp16 or bf16.",
+    ),
     (re.compile(r"lora_controlnet"), "a ControlNet's LoRA", "ControlNets are not trained here."),
     (
         re.compile(r"(?:ip_adapter|image_proj)\..*"),
@@ -68,6 +81,12 @@ def other_kind(names: Iterable[str]) -> tuple[str, str] | None:
         if any(map(pattern.fullmatch, listed)):
             return what, advice
     return None
+
+
+def kind_or_base(names: Iterable[str]) -> str:
+    """Describe a file that does not fit, or ask for its base."""
+    other = other_kind(names)
+    return "Is it made for another base model?" if other is None else f"It is {other[0]}. {other[1]}"
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
