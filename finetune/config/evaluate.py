@@ -126,8 +126,9 @@ class LimitsConfig:
 
     adherence: Share = 0.15
     """Most that adherence may be below the base model's."""
-    drift: Share = 0.6
-    """Most drift on neutral prompts, where there is a trigger; 1 is the distance of unrelated images."""
+    drift: Share = 1.0
+    """Most drift on neutral prompts, where there is a trigger; 1 is the distance of unrelated images. Set 0.6 to leave
+    out checkpoints that change prompts without the trigger much."""
     leak: Share = 0.15
     """Most that content leak may be above the base model's."""
     memorisation: Share = 0.15
@@ -146,7 +147,7 @@ class ScoringConfig:
     """What is exported: best, last, or the step of a scored checkpoint. The same command with another value exports a
     finished run again, without training."""
     patience: CountOrZero = 0
-    """Training ends once this many later checkpoints were scored in vain; 0 never ends it early."""
+    """Training ends once this many later checkpoints show no improvement; 0 never ends it early."""
     max_share: Share = 0.25
     """Most of the run's time that scoring may take. Beyond it strengths are dropped first, then seeds, then prompts
     (never under 4 x 4), then fewer checkpoints are scored."""

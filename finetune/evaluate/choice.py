@@ -15,7 +15,9 @@ Row = Mapping[str, Any]
 RULE = (
     "highest {likeness} likeness among checkpoints whose adherence, drift, leak and memorisation stay within limits; "
 )
-RULE += "where no difference shows (the paired interval contains 0), the earliest"
+RULE += "where no difference shows (the paired interval contains 0), the latest"
+MUCH_DRIFT = 0.6
+"""Drift from which a choice comes with a warning."""
 
 
 @dataclass(frozen=True)
@@ -31,35 +33,59 @@ class Choice:
 
 
 def choose(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> Choice | None:
-    """Apply the rule. The result is None where no row has the goal's likeness. The order of rows has no influence."""
+    """Apply the rule. The result is None where no row has the goal's likeness. The order of rows has no influence.
+
+    Few images do not show what a later checkpoint gains, but limits show what it loses. So the latest one is left only
+    for a likeness that is shown to be higher. Targets without a step have no order; of those the highest is taken.
+    """
     likeness = LIKENESS[goal]
-    scored = sorted((row for row in rows if value_of(row, likeness) is not None), key=place)
-    if not scored:
-        return None
-    excesses = {id(row): excess_of(row, limits) for row in scored}
-    fitting = [row for row in scored if not excesses[id(row)]]
-    warnings: list[str] = []
+    fitting = fitting_rows(rows, likeness, limits)
     if not fitting:
-        fitting = [min(scored, key=lambda row: sum(excesses[id(row)].values()))]
-        over = ", ".join(excesses[id(fitting[0])])
-        warnings.append(f"no checkpoint stays within the limits; this one exceeds them least ({over})")
-    best = max(fitting, key=lambda row: value_of(row, likeness) or 0.0)
-    chosen = next(row for row in fitting if difference(best, row, likeness).contains_zero)
+        return None
+    best, equal = best_and_equal(fitting, likeness)
+    chosen = best if equal[-1].get("step") is None else equal[-1]
+    warnings: list[str] = []
+    if over := excess_of(chosen, limits):
+        warnings.append(f"no checkpoint stays within the limits; this one exceeds them least ({', '.join(over)})")
+    elif (moved := drift_of(chosen)) is not None and moved > MUCH_DRIFT:
+        warnings.append(
+            f"prompts without the trigger changed too: drift {moved:.2f}, where 1 is as far as unrelated images. Where "
+            f"they matter, use a lower strength, or set limits.drift to {MUCH_DRIFT} to leave such checkpoints out"
+        )
     others = [row for row in fitting if row is not chosen]
     runner_up = max(others, key=lambda row: value_of(row, likeness) or 0.0, default=None)
     found = None if runner_up is None else difference(chosen, runner_up, likeness)
-    left_out = [f"{named(row)} ({', '.join(excesses[id(row)])})" for row in scored if excesses[id(row)]]
+    scored = [(row, excess_of(row, limits)) for row in scored_rows(rows, likeness)]
+    left_out = [f"{named(row)} ({', '.join(excess)})" for row, excess in scored if excess]
     reason = reason_for(chosen, best, runner_up, found, likeness)
-    if left_out and not warnings:
+    if left_out and not over:
         reason += f" Beyond the limits: {'; '.join(left_out)}."
     return Choice(chosen, runner_up, found, reason, tuple(warnings))
+
+
+def scored_rows(rows: Sequence[Row], likeness: str) -> list[Row]:
+    """List the rows that have the likeness, in the order of steps."""
+    return sorted((row for row in rows if value_of(row, likeness) is not None), key=place)
+
+
+def fitting_rows(rows: Sequence[Row], likeness: str, limits: LimitsConfig) -> list[Row]:
+    """List the rows within the limits. Where there is none, the one that exceeds them least."""
+    scored = scored_rows(rows, likeness)
+    fitting = [row for row in scored if not excess_of(row, limits)]
+    return fitting or sorted(scored, key=lambda row: sum(excess_of(row, limits).values()))[:1]
+
+
+def best_and_equal(fitting: Sequence[Row], likeness: str) -> tuple[Row, list[Row]]:
+    """Find the highest likeness, and rows that show no difference to it."""
+    best = max(fitting, key=lambda row: value_of(row, likeness) or 0.0)
+    return best, [row for row in fitting if difference(best, row, likeness).contains_zero]
 
 
 def reason_for(chosen: Row, best: Row, runner_up: Row | None, found: Interval | None, likeness: str) -> str:
     """Say in words why a checkpoint is chosen."""
     text = f"{named(chosen)} has {likeness} likeness {value_of(chosen, likeness):.3f}."
     if chosen is not best:
-        text += f" No difference shows to {named(best)} ({value_of(best, likeness):.3f}), so the earliest is taken."
+        text += f" No difference shows to {named(best)} ({value_of(best, likeness):.3f}), so the latest is taken."
     if runner_up is not None and found is not None and runner_up is not best:
         says = "no difference shows" if found.contains_zero else f"{found.low:+.3f} to {found.high:+.3f}"
         text += f" The runner-up is {named(runner_up)} ({value_of(runner_up, likeness):.3f}; {says})."
@@ -88,8 +114,14 @@ def best_content(choice: Choice, goal: Goal, limits: LimitsConfig) -> dict[str, 
 
 def should_stop(rows: Sequence[Row], goal: Goal, limits: LimitsConfig, patience: int) -> bool:
     """Tell if so many later checkpoints were scored in vain."""
-    choice = choose(rows, goal, limits)
-    return choice is not None and sum(place(row) > place(choice.row) for row in rows) >= patience
+    first = plateau_start(rows, goal, limits)
+    return first is not None and sum(place(row) > place(first) for row in rows) >= patience
+
+
+def plateau_start(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> Row | None:
+    """Find the earliest checkpoint after which no improvement shows."""
+    fitting = fitting_rows(rows, LIKENESS[goal], limits)
+    return best_and_equal(fitting, LIKENESS[goal])[1][0] if fitting else None
 
 
 def excess_of(row: Row, limits: LimitsConfig) -> dict[str, float]:
@@ -98,13 +130,18 @@ def excess_of(row: Row, limits: LimitsConfig) -> dict[str, float]:
     adherence, base = value_of(row, "adherence"), detail_of(row, "adherence", "base")
     if adherence is not None and base is not None:
         found["adherence"] = base - adherence - limits.adherence
-    if (moved := value_of(row, "drift")) is not None and row.get("has_trigger", True):
+    if (moved := drift_of(row)) is not None:
         found["drift"] = moved - limits.drift
     if (leak := value_of(row, "leak")) is not None:
         found["leak"] = leak - limits.leak
     if (rate := value_of(row, "memorisation")) is not None:
         found["memorisation"] = rate - (detail_of(row, "memorisation", "false_alarms") or 0.0) - limits.memorisation
     return {name: excess for name, excess in found.items() if excess > 0}
+
+
+def drift_of(row: Row) -> float | None:
+    """Read the drift. Without a trigger every prompt takes the style, and there is none."""
+    return value_of(row, "drift") if row.get("has_trigger", True) else None
 
 
 def difference(first: Row, second: Row, name: str) -> Interval:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.manifest import Manifest
-from finetune.evaluate.choice import Row, excess_of
+from finetune.evaluate.choice import Row, excess_of, plateau_start
 from finetune.evaluate.drawing import image_path
 from finetune.evaluate.grid import Grid
 from finetune.evaluate.running.desk import Desk
@@ -52,11 +52,11 @@ def alerts(desk: Desk, row: Row) -> Iterator[tuple[str, str]]:
             "Memorisation",
             f"Step {step} repeats training images: {names}. Earlier steps may be better; see best.json.",
         )
-    choice = desk.choice()
-    if choice is not None:
-        num_later = sum(other["step"] > choice.row["step"] for other in desk.rows)
+    first = plateau_start(desk.rows, desk.config.goal, desk.config.limits)
+    if first is not None:
+        num_later = sum(other["step"] > first["step"] for other in desk.rows)
         if num_later == (desk.config.patience or PLATEAU):
-            yield "Plateau", f"No improvement since step {choice.row['step']}; step {step} was scored last."
+            yield "Plateau", f"No improvement since step {first['step']}; step {step} was scored last."
 
 
 def scored_images(session: Session) -> list[ScoredImage]:
