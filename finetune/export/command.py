@@ -7,6 +7,7 @@ from typing import Literal
 
 from finetune.config.checks import refuse
 from finetune.config.loss import LossConfig
+from finetune.config.new_outputs import new_output_problems
 from finetune.config.sections import ModelConfig
 
 
@@ -28,13 +29,12 @@ class ExportConfig:
     def problems(self) -> list[str]:
         if self.output.suffix != ".safetensors":
             return [f"output: got {self.output}, expected a name that ends with .safetensors. Choose such a name."]
-        if self.output.exists():
-            return [f"output: {self.output} exists already, expected a new file. Choose another name."]
-        return []
+        return list(new_output_problems(self.output, "a new file"))
 
 
 def export_model(config: ExportConfig, say: Callable[[str], None] = print) -> Path:
     """Write the file; return its path."""
+    from finetune.export.damaged_model import refuse_damaged_model
     from finetune.export.one_file import save_one_file
     from finetune.models import family_named
     from finetune.models.family import ModelSource
@@ -43,6 +43,7 @@ def export_model(config: ExportConfig, say: Callable[[str], None] = print) -> Pa
     source = ModelSource.from_config(config.model)
     family = family_named(find_family(source, config.model.family))
     components = family.load(source)
+    refuse_damaged_model("model.source", source.location, components)
     objective = family.objective(components.scheduler, LossConfig())
     rounding = save_one_file(family, components, objective, dtype=config.dtype, path=config.output, say=say)
     say(

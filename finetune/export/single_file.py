@@ -70,14 +70,12 @@ def split_name(name: str) -> tuple[str, str]:
     return ".".join(parts[:level]), ".".join(parts[level:])
 
 
-def cast_in_range(weight: Tensor, dtype: Dtype, name: str) -> Tensor:
+def cast_in_range(weight: Tensor, dtype: Dtype, name: str, option: str = "output.dtype") -> Tensor:
     """Return the weight in the file's dtype. One too large for it is refused."""
     result = weight.to(DTYPES[dtype]).contiguous()
     if not bool(result.isfinite().all()):
         largest = float(weight.abs().max())
-        raise ValueError(
-            f"output.dtype: {name} reaches {largest:.3g}, too large for {dtype}. Use --output.dtype bf16 or fp32."
-        )
+        raise ValueError(f"{option}: {name} reaches {largest:.3g}, too large for {dtype}. Use --{option} bf16 or fp32.")
     return result
 
 
@@ -85,7 +83,8 @@ def not_written(path: Path, num_bytes: int, error: Exception) -> OSError:
     """Return an OSError with the path, bytes needed and bytes free."""
     free = shutil.disk_usage(path.parent).free
     number = error.errno if isinstance(error, OSError) and error.errno is not None else errno.EIO
-    if "No space left" in str(error) or free < num_bytes:
+    is_unknown = not isinstance(error, OSError) or error.errno is None
+    if "No space left" in str(error) or (is_unknown and free < num_bytes):
         number = errno.ENOSPC
     return OSError(
         number,

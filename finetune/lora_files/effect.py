@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetune.export.damaged_model import refuse_damaged_model
 from finetune.export.one_file import cast_layers
 from finetune.export.verify import base_model, prediction, relative_difference
 from finetune.lora_files.merge import merge_layers
@@ -64,6 +65,7 @@ def measure_effect(config: EffectConfig, say: Callable[[str], None] = print) -> 
     family = family_named(find_family(source, config.model.family))
     warnings: list[str] = []
     components = loaded_base(family, source)
+    refuse_damaged_model("model.source", source.location, components)
     before = prediction(family, components)
     adapt(family, components, config, warnings)
     effect = prediction(family, components) - before

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from finetune.export.damaged_model import refuse_damaged_model
 from finetune.export.lora import LoRALayer
 from finetune.export.single_file import split_name
 from finetune.export.verify import prediction, relative_difference
@@ -19,10 +20,9 @@ from finetune.lora_files.options import ExtractConfig
 from finetune.lora_files.resize import spread
 from finetune.lora_files.truncate import truncated
 from finetune.models import family_named
-from finetune.models.family import ModelSource, Network
+from finetune.models.family import Components, ModelFamily, ModelSource, Network
 from finetune.models.loading.components import find_family
 from finetune.plurals import first_few, plural
-from finetune.sampling.weight_changes import all_finite
 
 
 @torch.no_grad()
@@ -31,8 +31,10 @@ def extract(config: ExtractConfig, say: Callable[[str], None] = print) -> Path:
     source = ModelSource.from_config(config.model)
     family = family_named(find_family(source, config.model.family))
     components = family.load(source)
-    tuned = family.load(replace(source, location=config.tuned, config=config.tuned_config, variant=None, revision=None))
+    tuned = load_tuned(family, source, config)
     network, other = (Network(family, each.denoiser, each.text_encoders) for each in (components, tuned))
+    refuse_damaged_model("model.source", source.location, components)
+    refuse_damaged_model("tuned", config.tuned, tuned)
     before, wanted = prediction(family, components), prediction(family, tuned)
     layers: dict[str, LoRALayer] = {}
     shares: list[float] = []
@@ -43,7 +45,10 @@ def extract(config: ExtractConfig, say: Callable[[str], None] = print) -> Path:
         layers[name] = LoRALayer(*split_name(name), *shaped, scale=1.0)
         shares.append(share)
     if not layers:
-        raise ValueError(f"tuned: no linear layer or convolution of {config.tuned} differs from {source.location}.")
+        raise ValueError(
+            f"tuned: no linear layer or convolution of {config.tuned} differs from {source.location}. Give the tuned "
+            "model first, and its own base model second."
+        )
     lost = left_out(network, other)
     metadata = {"ss_network_dim": str(config.rank or "Dynamic"), "ss_network_module": "networks.lora"}
     notes = write_layout(network, layers, config.to, dtype=config.dtype, metadata=metadata, path=config.output)
@@ -68,6 +73,16 @@ def extract(config: ExtractConfig, say: Callable[[str], None] = print) -> Path:
     return config.output
 
 
+def load_tuned(family: ModelFamily, source: ModelSource, config: ExtractConfig) -> Components:
+    """Load the tuned model. Errors name its own options, not those of the base model."""
+    own = replace(source, location=config.tuned, config=config.tuned_config, variant=None, revision=None)
+    try:
+        return family.load(own)
+    except (ValueError, OSError) as error:
+        text = str(error).replace("model.source", "tuned").replace("model.config", "tuned_config")
+        raise ValueError(text) from error
+
+
 def changes(network: Network, other: Network, config: ExtractConfig) -> Iterator[tuple[str, Tensor]]:
     """Yield each changed weight of a layer, with its change. Raises ValueError for models of other shapes."""
     others = adaptable_layers(other)
@@ -78,10 +93,6 @@ def changes(network: Network, other: Network, config: ExtractConfig) -> Iterator
                 "was tuned from."
             )
         change = others[name].weight - layer.weight
-        if not all_finite(change):
-            raise ValueError(
-                f"tuned: {name} of {config.tuned} or of the base model has NaN or infinite numbers. Use another model."
-            )
         if bool(change.any()):
             yield name, change
 

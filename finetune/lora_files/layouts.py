@@ -61,7 +61,8 @@ def in_dtype(name: str, layer: LoRALayer, dtype: Keep) -> LoRALayer:
     """Return the layer in the file's number format."""
     if dtype == "same":
         return layer
-    return replace(layer, down=cast_in_range(layer.down, dtype, name), up=cast_in_range(layer.up, dtype, name))
+    down, up = (cast_in_range(part, dtype, name, "dtype") for part in (layer.down, layer.up))
+    return replace(layer, down=down, up=up)
 
 
 def tensors_of(layers: Mapping[str, LoRALayer], down: str, up: str) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from finetune.config.loss import LossConfig
+from finetune.export.damaged_model import refuse_damaged_model
 from finetune.export.one_file import save_one_file
 from finetune.export.pipeline import save_full_pipeline
 from finetune.export.verify import prediction, relative_difference
@@ -16,6 +17,7 @@ from finetune.models import family_named
 from finetune.models.family import Components, ModelFamily, ModelSource, Network
 from finetune.models.loading.components import find_family
 from finetune.sampling.adapters import load_adapters, set_all_strengths
+from finetune.sampling.weight_changes import all_finite
 
 LARGEST = 1e-5
 """Largest relative difference of the denoiser's output between merged weights and adapters beside the weights."""
@@ -26,6 +28,7 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
     source = ModelSource.from_config(config.model)
     family = family_named(find_family(source, config.model.family))
     components = family.load(source)
+    refuse_damaged_model("model.source", source.location, components)
     for part in (components.denoiser, components.vae, *components.text_encoders):
         part.requires_grad_(False).eval()
     base = prediction(family, components)
@@ -33,11 +36,19 @@ def merge(config: MergeConfig, say: Callable[[str], None] = print) -> Path:
     adapters = load_adapters(family, components, [path for path, _ in config.adapters], warnings)
     for warning in warnings:
         say(f"warning: {warning}")
+    for path, strength in config.adapters:
+        if strength == 0:
+            say(f"warning: files: {path.name} at strength 0 changes nothing.")
     set_all_strengths(adapters, [strength for _, strength in config.adapters])
     beside = prediction(family, components)
     num = merge_layers(family, components)
     num += len(adapters.weights)
     merged = prediction(family, components)
+    if not all_finite(merged) or not all_finite(beside):
+        given = ", ".join(f"{path.name} at {strength:g}" for path, strength in config.adapters)
+        raise ValueError(
+            f"files: with {given} the denoiser's output is not finite. Use strengths nearer to 1. Nothing was written."
+        )
     difference = relative_difference(beside, merged)
     if not difference <= LARGEST:
         raise ValueError(

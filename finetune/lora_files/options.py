@@ -1,13 +1,15 @@
 """Options of `finetune lora merge`, `effect`, `convert` and `extract`; torch-free."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from finetune.config.checks import refuse
-from finetune.config.drawing.generate import split_strength
+from finetune.config.drawing.generate import split_strength, strength_problems
 from finetune.config.facts import above_zero, at_least
+from finetune.config.new_outputs import new_output_problems
 from finetune.config.sections import ModelConfig
 
 OTHER_FILES = {".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft"}
@@ -168,19 +170,23 @@ def files_given(files: tuple[str, ...]) -> Iterator[str]:
     """Refuse a command without files, and files that do not exist."""
     if not files:
         yield "files: missing, expected the base model and adapters. Use: finetune lora merge BASE FILE ... OPTIONS"
-    for file, _ in map(split_strength, files):
-        yield from adapters_there(Path(file))
+    paths = [Path(file) for file, _ in map(split_strength, files)]
+    for given, path in zip(files, paths, strict=True):
+        yield from strength_problems("files", given)
+        yield from adapters_there(path)
+    counted = Counter(path.resolve() for path in paths if path.exists())
+    for path in (path for path, num in counted.items() if num > 1):
+        yield f"files: {path} is given {counted[path]} times. Give it once, with the sum of the strengths."
 
 
 def new_output(output: Path) -> Iterator[str]:
     """Refuse to replace what is there."""
-    if output.exists():
-        yield f"output: {output} exists already, expected a new one. Choose another name."
+    yield from new_output_problems(output)
 
 
 def folder_or_safetensors(output: Path) -> Iterator[str]:
     """Refuse names of files that are not safetensors, which would become folders."""
-    if output.suffix.lower() in OTHER_FILES:
+    if output.suffix.lower() in OTHER_FILES or (output.suffix.lower() == ".safetensors" != output.suffix):
         yield f"output: got {output}, expected a new folder or a name that ends with .safetensors. Choose one of them."
 
 

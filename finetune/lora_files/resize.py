@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from finetune.config.new_outputs import new_output_problems
 from finetune.export.single_file import DTYPES, Dtype, cast_in_range, write_single_file, write_tensors
 from finetune.lora_files.options import Keep
 from finetune.lora_files.show import read
@@ -69,7 +70,9 @@ def resize(options: ResizeOptions, say: Callable[[str], None] = print) -> Path:
         down, up, share = truncated(pair.down, pair.up, pair.scale, options.rank, options.energy)
         dtype = pair.up.dtype if options.dtype == "same" else DTYPES[options.dtype]
         known = dtype_name(dtype)
-        resized[pair.down_key], resized[pair.up_key] = (cast_in_range(part, known, name) for part in (down, up))
+        resized[pair.down_key], resized[pair.up_key] = (
+            cast_in_range(part, known, name, "dtype") for part in (down, up)
+        )
         if pair.alpha_key is not None:
             resized[pair.alpha_key] = torch.tensor(float(down.shape[0]))
         ranks[name] = down.shape[0]
@@ -99,8 +102,8 @@ def refuse(options: ResizeOptions) -> None:
         raise ValueError(f"rank: got {options.rank}, expected 1 or more.")
     if options.energy is not None and not 0 < options.energy <= 1:
         raise ValueError(f"energy: got {options.energy}, expected a share above 0, up to 1.")
-    if options.output.exists():
-        raise ValueError(f"output: {options.output} exists already, expected a new file. Choose another name.")
+    for problem in new_output_problems(options.output, "a new file"):
+        raise ValueError(problem)
     if options.output.suffix != ".safetensors":
         raise ValueError(f"output: got {options.output}, expected a name that ends with .safetensors.")
 

@@ -131,3 +131,14 @@ def refuse_two_layouts(path: Path, keys: Iterable[str], own: tuple[str, ...]) ->
             f"lora: {path.name} mixes layouts, of which one would be read: {named}. Write it in one: finetune lora "
             f"convert {path} --model.source BASE --to kohya --output NEW.safetensors."
         )
+
+
+def refuse_other_parts(path: Path, keys: Iterable[str], parts: set[str], title: str) -> None:
+    """Raise ValueError for diffusers' names of parts that the model lacks. They would be ignored."""
+    known = {start.removesuffix(".") for start, layout in STARTS.items() if layout == "diffusers"}
+    others = sorted(key for key in keys if piece_of(key) is not None and key.partition(".")[0] in known - parts)
+    if others:
+        raise ValueError(
+            f"lora: {path.name} has {plural(len(others), 'tensor')} of parts that {title} lacks: {first_few(others)}. "
+            "Is it made for another base model?"
+        )

@@ -23,9 +23,17 @@ from torch import Tensor, nn
 from finetune.export.fused import share
 from finetune.export.lora import pipeline_names
 from finetune.models.family import Components, ModelFamily, Network
-from finetune.sampling.adapter_files import ANY_PREFIX, Change, file_changes, file_header, file_keys, refuse_two_layouts
+from finetune.sampling.adapter_files import (
+    ANY_PREFIX,
+    Change,
+    file_changes,
+    file_header,
+    file_keys,
+    refuse_other_parts,
+    refuse_two_layouts,
+)
 from finetune.sampling.adapter_notes import notes_of
-from finetune.sampling.adapter_pieces import refuse_malformed
+from finetune.sampling.adapter_pieces import piece_of, refuse_malformed
 from finetune.sampling.other_files import kind_or_base
 from finetune.sampling.weight_changes import change_of, changed_weight, refuse_not_finite
 
@@ -77,7 +85,7 @@ def load_adapters(family: ModelFamily, components: Components, paths: Sequence[P
             refuse_malformed(file, tensors)
             refuse_not_finite(file, tensors)
         own = tuple(f"{prefix}_" for prefix in (*family.kohya_prefixes.values(), ANY_PREFIX))
-        if keys and all(key.startswith(own) for key in keys):
+        if any(key.startswith(own) for key in keys) and all(key.startswith((*own, "lora_te")) for key in keys):
             found.append(Adapter(path.name, name, changes=file_changes(family, network, layers, path)))
         else:
             tuned = tuned_layers(family, components, network, path, name, warnings)
@@ -100,9 +108,11 @@ def tuned_layers(
     if not path.is_dir() and not family.reads_lora:
         raise ValueError(f"lora: diffusers reads no LoRA of {family.title}, which {path.name} seems to be. Remove it.")
     refuse_two_layouts(path, keys, tuple(f"{prefix}_" for prefix in (*family.kohya_prefixes.values(), ANY_PREFIX)))
+    parts = pipeline_names(family.pipeline(components), components)
+    refuse_other_parts(path, keys, set(parts.values()), family.title)
     with said_by_diffusers(path, warnings):
         if path.is_dir():
-            for part, own in pipeline_names(family.pipeline(components), components).items():
+            for part, own in parts.items():
                 if (path / own).is_dir():
                     PeftModel.from_pretrained(network.get_submodule(part), str(path / own), adapter_name=name)
         else:
@@ -120,7 +130,12 @@ def tuned_layers(
             tuned = cast("TunedLayer", module)
             found[layer] = tuned, float(tuned.scaling[name]) if has_strength(module) else 1.0
     if not found:
-        raise ValueError(f"lora: {path.name} adapts no layer of {family.title}. {kind_or_base(keys)}")
+        other = (
+            f" If not, write it in another layout: finetune lora convert {path} --model.source BASE --to diffusers "
+            "--output NEW.safetensors."
+        )
+        what = f"{kind_or_base(keys)}{other if any(map(piece_of, keys)) else ''}"
+        raise ValueError(f"lora: {path.name} adapts no layer of {family.title}. {what}")
     return found
 
 

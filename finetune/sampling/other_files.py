@@ -1,8 +1,10 @@
-"""Files that are mistaken for a LoRA; torch-free."""
+"""Files that are mistaken for a LoRA."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from finetune.sampling.adapter_pieces import piece_of
 
 OTHERS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"emb_params|clip_[lg]|t5"), "an embedding of a new word", "finetune generate --embedding takes it."),
@@ -85,7 +87,7 @@ def other_kind(names: Iterable[str]) -> tuple[str, str] | None:
 
 def kind_or_base(names: Iterable[str]) -> str:
     """Describe a file that does not fit, or ask for its base."""
-    other = other_kind(names)
+    other = other_kind(name for name in names if piece_of(name) is None)
     return "Is it made for another base model?" if other is None else f"It is {other[0]}. {other[1]}"
 
 

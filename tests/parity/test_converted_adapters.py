@@ -14,6 +14,7 @@ from finetune.export.verify import prediction, relative_difference
 from finetune.lora_files.convert import convert
 from finetune.lora_files.extract import extract
 from finetune.lora_files.options import ConvertConfig, ExtractConfig
+from finetune.lora_files.resize import ResizeOptions, resize
 from finetune.lora_files.show import read
 from finetune.methods.lora.method import LoRA
 from finetune.models.families.flux import Flux
@@ -136,3 +137,35 @@ def test_mistakes_are_named(export: Export, source: ModelSource, tmp_path: Path)
         with pytest.raises(ValueError, match=words):
             make()
     assert not new.exists()
+
+
+@pytest.mark.parametrize("end", ["to_q.weight", "norm1.weight"])
+def test_a_model_with_numbers_that_are_not_finite_is_named(end: str, source: ModelSource, tmp_path: Path) -> None:
+    """Norms count too. They cannot be in a LoRA, but make every output infinite."""
+    damaged = fresh(source)
+    name = next(name for name, _ in damaged.denoiser.named_parameters() if name.endswith(end))
+    with torch.no_grad():
+        damaged.denoiser.get_parameter(name).view(-1)[0] = float("inf")
+    FAMILY.pipeline(damaged).save_pretrained(tmp_path / "damaged")
+    new, broken = tmp_path / "new.safetensors", str(tmp_path / "damaged")
+    for tuned, base, option in ((broken, source.location, "tuned"), (source.location, broken, r"model\.source")):
+        with pytest.raises(ValueError, match=rf"{option}: .*damaged has NaN or infinite numbers in 1 .*{name}"):
+            extract(ExtractConfig(ModelConfig(base), tuned, new, rank=2))
+    assert not new.exists()
+
+
+def test_a_tuned_model_that_does_not_load_is_named_as_such(export: Export, source: ModelSource, tmp_path: Path) -> None:
+    file = str(export("lora").folder / "style.safetensors")
+    for tuned in (file, str(tmp_path / "missing")):
+        with pytest.raises((ValueError, OSError), match=r"^tuned: "):
+            extract(ExtractConfig(ModelConfig(source.location), tuned, tmp_path / "new.safetensors", rank=2))
+
+
+def test_weights_too_large_for_a_format_name_the_option(export: Export, source: ModelSource, tmp_path: Path) -> None:
+    tensors = {key: value if "alpha" in key else value * 1e6 for key, value in export("lora").tensors().items()}
+    safetensors.torch.save_file(tensors, tmp_path / "large.safetensors")
+    file, new = tmp_path / "large.safetensors", tmp_path / "new.safetensors"
+    with pytest.raises(ValueError, match=r"^dtype: .* too large for fp16\. Use --dtype bf16"):
+        convert(ConvertConfig(ModelConfig(source.location), new, "kohya", (str(file),), dtype="fp16"))
+    with pytest.raises(ValueError, match=r"^dtype: .* too large for fp16\. Use --dtype bf16"):
+        resize(ResizeOptions(file, new, rank=2, dtype="fp16"))

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from finetune.cli import main
 from finetune.config.sections import ModelConfig
+from finetune.export.command import ExportConfig, export_model
+from finetune.export.single_file import DIFFUSERS_FILE
 from finetune.export.verify import prediction, relative_difference
+from finetune.lora_files.effect import measure_effect
 from finetune.lora_files.merge import merge
-from finetune.lora_files.options import MergeConfig
+from finetune.lora_files.options import EffectConfig, MergeConfig
 from finetune.lora_files.show import show
 from finetune.models.family import ModelSource
 from finetune.sampling.adapters import load_adapters, set_all_strengths
@@ -74,3 +79,51 @@ def test_two_files_are_merged_and_mistakes_are_named(
         MergeConfig(model, tmp_path / "both", (str(files[0]),))
     with pytest.raises(ValueError, match=r"files: no file or folder absent\.safetensors"):
         MergeConfig(model, tmp_path / "new", ("absent.safetensors:0.8",))
+
+
+def test_outputs_that_are_not_finite_are_named(export: Export, source: ModelSource, tmp_path: Path) -> None:
+    file, model, new = export("lora").folder / "style.safetensors", ModelConfig(source.location), tmp_path / "merged"
+    with pytest.raises(
+        ValueError, match=r"with style\.safetensors at 1e\+30 the denoiser's output is not finite\. Use"
+    ):
+        merge(MergeConfig(model, new, (f"{file}:1e30",)), lambda text: None)
+    said = list[str]()
+    merge(MergeConfig(model, tmp_path / "same", (f"{file}:0",)), said.append)
+    assert said[0] == "warning: files: style.safetensors at strength 0 changes nothing."
+    damaged = fresh(source)
+    with torch.no_grad():
+        next(damaged.denoiser.parameters())[0] = float("nan")
+    FAMILY.pipeline(damaged).save_pretrained(tmp_path / "nan")
+    broken, words = ModelConfig(str(tmp_path / "nan")), r"model\.source: .*nan has NaN or infinite numbers in 1 weight"
+    with pytest.raises(ValueError, match=words):
+        merge(MergeConfig(broken, new, (str(file),)), lambda text: None)
+    with pytest.raises(ValueError, match=words):
+        measure_effect(EffectConfig(broken, (str(file),)), lambda text: None)
+    with pytest.raises(ValueError, match=words):
+        export_model(ExportConfig(broken, new.with_suffix(".safetensors")), lambda text: None)
+    assert not new.exists()
+
+
+def test_parts_that_the_base_model_lacks_are_never_ignored(export: Export, source: ModelSource, tmp_path: Path) -> None:
+    """A second text encoder, as SDXL has it, in two layouts."""
+    words = r"12 layers of 72 that .* lacks|24 tensors of parts that .* lacks: text_encoder_2"
+    for name, old, new in (
+        ("style.safetensors", "lora_te_", "lora_te2_"),
+        (DIFFUSERS_FILE, "text_encoder.", "text_encoder_2."),
+    ):
+        tensors = load_file(export("lora").folder / name)
+        more = {key.replace(old, new): value.clone() for key, value in tensors.items() if key.startswith(old)}
+        save_file(tensors | more, tmp_path / name, {"format": "pt"})
+        with pytest.raises(ValueError, match=words):
+            load_adapters(FAMILY, fresh(source), [tmp_path / name], [])
+
+
+@pytest.mark.parametrize("start", ["base_model.model.", "diffusion_model.", ""])
+def test_names_that_diffusers_does_not_read_come_with_the_way_out(
+    start: str, export: Export, source: ModelSource, tmp_path: Path
+) -> None:
+    tensors = load_file(export("lora").folder / DIFFUSERS_FILE)
+    named = {key.replace("unet.", start, 1): value for key, value in tensors.items() if key.startswith("unet.")}
+    save_file(named, tmp_path / "a.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"another base model.* If not, write it in another layout"):
+        load_adapters(FAMILY, fresh(source), [tmp_path / "a.safetensors"], [])

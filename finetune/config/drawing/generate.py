@@ -1,5 +1,6 @@
 """Options of `finetune generate`; torch-free."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class GenerateConfig:
             for name in named:
                 if not os.path.exists(name) and not (option == "lora" and os.path.exists(split_strength(name)[0])):
                     yield f"{option}: no file {name}. Give the path of a safetensors file or of a run."
+        for given in self.lora:
+            yield from strength_problems("lora", given)
         used = [path for prompt in self.read_prompts() for path in (prompt.image, prompt.mask_image)]
         used += [str(value) for axis in self.axes() if axis.field in ("image", "mask_image") for value in axis.values]
         for name in dict.fromkeys(used):
@@ -96,6 +99,13 @@ class GenerateConfig:
         """Return the prompts, with these options where they have none."""
         shared, _ = options_from("", self.given(), spelled={})
         return [with_shared(line, shared) for line in self.prompts]
+
+
+def strength_problems(option: str, given: str) -> Iterator[str]:
+    """Refuse a strength that is not finite."""
+    name, strength = split_strength(given)
+    if not math.isfinite(strength):
+        yield f"{option}: got strength {strength} of {name}, expected a number such as 0.8. Write {name}:0.8."
 
 
 def split_strength(given: str) -> tuple[str, float]:
