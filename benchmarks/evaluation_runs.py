@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptation.methods import TARGETS
 from evaluation_cases import Claim, Values
 from PIL import Image
 
@@ -77,10 +78,14 @@ def repeat_image(source: Path, folder: Path, number: int) -> None:
 
 
 def train(data: Path, folder: Path, steps: int, seed: int, further: Sequence[str] = ()) -> Path:
-    """Run or continue the demo's LoRA on a dataset; return its folder."""
+    """Run or continue a LoRA on a dataset; return its folder.
+
+    It is the demo's, but on all blocks and timesteps, as in methods.py: the demo's keep the layout of its prompts.
+    """
     options = ["--config", str(PRESET), "--model.source", str(BASE_MODEL), "--data.folder", str(data)]
     options += ["--output.folder", str(folder), "--cache.folder", str(folder.parent / "cache"), "--seed", str(seed)]
     options += ["--train.steps", str(steps), "--optim.warmup_steps", "5", "--preview.prompts", "--tracking.names"]
+    options += ["--preview.guidance_scale", "3", "--loss.max_timestep", "none", *TARGETS]
     start("recipes.lora", *options, *further)
     return folder
 
