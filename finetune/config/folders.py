@@ -103,5 +103,5 @@ def problems_of_folders(folders: Sequence[TrainingFolder], bucket_step: int, tem
         if each.resolution is not None and bucket_step >= 1 and each.resolution % bucket_step:
             yield (
                 f"data.folders: {each.folder}: got resolution {each.resolution}, expected a multiple of "
-                f"data.bucket_step {bucket_step}."
+                f"data.bucket_step {bucket_step}. Use {max(1, round(each.resolution / bucket_step)) * bucket_step}."
             )

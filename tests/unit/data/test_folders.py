@@ -160,7 +160,7 @@ def test_a_config_with_folders_is_read_from_yaml_and_flags_and_written_back(tmp_
         (["--data.folders", "{folder: y, share: 0.5}", "{folder: z, share: 0.6}"], "the shares sum to 1.1"),
         (["--data.folders", "{folder: y, is_regularisation: true}"], "expected images to learn too"),
         (["--data.folders", "y", "y"], "y is listed twice"),
-        (["--data.folders", "{folder: y, resolution: 500}"], "a multiple of data.bucket_step 64"),
+        (["--data.folders", "{folder: y, resolution: 500}"], "a multiple of data.bucket_step 64. Use 512."),
         (["--data.folders", "{folder: y, mask_folder: m}"], "with mask.kind none"),
         (["--data.folders", "{folder: y, mask: false}"], "which uses no masks"),
         (["--data.folders", "y", "--mask.kind", "file", "--mask.folder", "m"], "Give each folder its mask_folder"),
