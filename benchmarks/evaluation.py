@@ -17,7 +17,7 @@ trained: LoRA runs of the shipped base model. 30, 150 and 400 steps on a style o
 continues.
 
 chosen: LoRA runs of 800 and of 100 steps that score themselves. Is the step that the rule chooses better than the last
-one on held-out images, by features that no score uses (evaluation_choice.py)?
+one on held-out images, by features that no score uses, and which step is the best (evaluation_choice.py)?
 
 Each line of `made` and `trained` is a claim, the number of trials in which it holds, and the values of both sides.
 """

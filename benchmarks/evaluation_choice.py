@@ -1,14 +1,15 @@
-"""The chosen step against the last one, on held-out images.
+"""The chosen step against the last and the best, on held-out images.
 
-A fifth of a style set is held out. Runs score themselves as the recipe does; then their chosen and last steps draw the
-held-out captions. Two figures are taken, of features that no score uses (style_ruler.py, quality/features.py `shapes`):
+A fifth of a style set is held out. Runs score themselves as the recipe does; then all scored steps draw the held-out
+captions. Two figures are taken, of features that no score uses (style_ruler.py, quality/features.py `shapes`):
 
 * style: how alike drawn images are to the held-out ones of other concepts; 0 is the base model's under the same
   prompts, 1 is what held-out images are to each other.
 * content: how much more alike in shape an image is to the held-out image of its own caption than to the others; 0 is
   none, 1 is as much as the base model's image of the caption without a style.
 
-Better is the larger sum. Its interval is over captions and seeds.
+Better is the larger sum. Its interval is over captions and seeds. The best of several steps is also the luckiest one,
+so it seems better than it is.
 """
 
 import json
@@ -27,6 +28,7 @@ from style_ruler import StyleRuler, load_ruler
 
 from finetune.demo.run import BASE_MODEL
 from finetune.evaluate.intervals import Interval, mean_interval
+from finetune.evaluate.rows import read_rows
 from finetune.evaluate.running.desk import SCORED
 
 TEMPLATE = "{caption}, zqx style"
@@ -38,16 +40,18 @@ HELD_OUT, NUM_SEEDS, SAMPLING_STEPS = 5, 4, 20
 
 @dataclass(frozen=True)
 class Compared:
-    """The chosen and the last step of a run."""
+    """The chosen, the last and the best step of a run."""
 
     style_set: str
     length: str
     seed: int
-    steps: tuple[int, int]
+    steps: tuple[int, int, int]
     styles: tuple[float, float]
     contents: tuple[float, float]
     better_by: Interval
     """The chosen one's sum minus the last one's."""
+    best_by: Interval
+    """The best one's sum minus the chosen one's."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +112,16 @@ def compared_steps(data: Path, work: Path, length: str, trial: int) -> Compared:
     run = train(own / "training", own / "run", steps, seed, options)
     held_out = read_held_out(read_set(own / "held out"), own / "base model")
     chosen = int(json.loads((run / "best.json").read_text(encoding="utf-8"))["step"])
-    ruler = load_ruler()
-    found = [held_out.figures(draw_step(run, step, held_out.captions, own), ruler) for step in (chosen, steps)]
-    (first_style, first_content), (last_style, last_content) = found
+    scored, ruler = [row["step"] for row in read_rows(run / "scores.jsonl")], load_ruler()
+    found = {step: held_out.figures(draw_step(run, step, held_out.captions, own), ruler) for step in scored}
+    sums = {step: style_cells + content_cells for step, (style_cells, content_cells) in found.items()}
+    best = max(sums, key=lambda step: sums[step].mean())
+    styles, contents = ([float(found[step][part].mean()) for step in (chosen, steps)] for part in (0, 1))
     return Compared(
-        style, length, seed, (chosen, steps),
-        (float(first_style.mean()), float(last_style.mean())),
-        (float(first_content.mean()), float(last_content.mean())),
-        mean_interval((first_style - last_style) + (first_content - last_content)),
-    )  # fmt: skip
+        *(style, length, seed, (chosen, steps, best)),
+        *((styles[0], styles[1]), (contents[0], contents[1])),
+        *(mean_interval(sums[chosen] - sums[steps]), mean_interval(sums[best] - sums[chosen])),
+    )
 
 
 def read_held_out(held_out: CaptionedImages, kept: Path) -> HeldOut:
@@ -149,21 +154,32 @@ def drawing_of(captions: Sequence[str], template: str) -> Drawing:
 
 def print_compared(found: Sequence[Compared]) -> None:
     """Print each run, and how often the chosen step is better."""
-    print(f"{'set':16s} {'steps':>5s} {'seed':>4s} {'chosen':>6s}  style chosen, last  content chosen, last  better by")
+    print(
+        f"{'set':15s} {'steps':>5s} {'seed':>4s} {'chosen':>6s}  style chosen, last  content chosen, last  "
+        f"{'better than the last by':24s}  best  by"
+    )
     for each in found:
-        by = each.better_by
+        chosen, last, best = each.steps
         print(
-            f"{each.style_set:16s} {each.steps[1]:5d} {each.seed:4d} {each.steps[0]:6d}"
+            f"{each.style_set:15s} {last:5d} {each.seed:4d} {chosen:6d}"
             f"  {each.styles[0]:12.2f} {each.styles[1]:5.2f}  {each.contents[0]:14.2f} {each.contents[1]:5.2f}"
-            f"  {by.value:+.2f} ({by.low:+.2f} to {by.high:+.2f})",
+            f"  {shown(each.better_by):24s} {best:5d}  {shown(each.best_by)}",
             flush=True,
         )
     for length in LENGTHS:
-        runs = [each.better_by for each in found if each.length == length]
-        better, worse = (sum(sign * each.value > 0 for each in runs) for sign in (1, -1))
-        beyond = sum(each.high < 0 for each in runs)
-        clear = sum(each.low > 0 for each in runs)
+        if not (runs := [each for each in found if each.length == length]):
+            continue
+        better, worse = (sum(sign * each.better_by.value > 0 for each in runs) for sign in (1, -1))
+        beyond = sum(each.better_by.high < 0 for each in runs)
+        clear = sum(each.better_by.low > 0 for each in runs)
+        missed = sum(each.best_by.low > 0 for each in runs)
         print(
-            f"{length}: of {len(runs)} runs the chosen step is better in {better} ({clear} beyond the interval), "
-            f"worse in {worse} ({beyond} beyond it), the last one in {len(runs) - better - worse}"
+            f"{length}: of {len(runs)} runs the chosen step is better than the last in {better} ({clear} beyond the "
+            f"interval), worse in {worse} ({beyond} beyond it), the last one in {len(runs) - better - worse}; another "
+            f"is better beyond the interval in {missed}"
         )
+
+
+def shown(interval: Interval) -> str:
+    """Show a difference with its interval."""
+    return f"{interval.value:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})"

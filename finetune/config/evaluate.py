@@ -122,16 +122,16 @@ class FeaturesConfig:
 
 @dataclass(frozen=True)
 class LimitsConfig:
-    """Bounds of the qualities of a checkpoint beside its likeness."""
+    """Bounds of the qualities of a checkpoint beside its likeness. With others a finished run is exported again."""
 
-    adherence: Share = 0.15
+    adherence: Annotated[Share, Resume.EXPORTED] = 0.15
     """Most that adherence may be below the base model's."""
-    drift: Share = 1.0
+    drift: Annotated[Share, Resume.EXPORTED] = 1.0
     """Most drift on neutral prompts, where there is a trigger; 1 is the distance of unrelated images. Set 0.6 to leave
     out checkpoints that change prompts without the trigger much."""
-    leak: Share = 0.15
+    leak: Annotated[Share, Resume.EXPORTED] = 0.15
     """Most that content leak may be above the base model's."""
-    memorisation: Share = 0.15
+    memorisation: Annotated[Share, Resume.EXPORTED] = 0.15
     """Most that the rate of near duplicates may be above the rate of false alarms."""
 
 
@@ -141,7 +141,7 @@ class ScoringConfig:
 
     every: CountOrZero = 0
     """Steps between two scored checkpoints; also at the end. 0 scores none."""
-    goal: Goal = "style"
+    goal: Annotated[Goal, Resume.EXPORTED] = "style"
     """What the model is trained for; it decides which likeness chooses the checkpoint."""
     export: Annotated[str, Resume.EXPORTED] = "best"
     """What is exported: best, last, or the step of a scored checkpoint. The same command with another value exports a

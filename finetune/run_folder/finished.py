@@ -91,7 +91,7 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
             "another output.folder, or raise train.steps to continue it."
         )
     reasons = export_damage(folder, status.get("files"))
-    reasons += different_values(config, saved, marked(type(config), Resume.EXPORTED))
+    reasons += different_values(config, saved, decides_export(config))
     if reasons and not checkpoints:
         raise ValueError(
             f"output.folder: the export of the finished run in {folder} is not what it should be "
@@ -113,6 +113,12 @@ def finished_message(config: TrainConfig, say: Callable[[str], None] = print) ->
     seen = f" Its report: {report}." if report.exists() else ""
     early = f" of {config.train.steps}, after which later ones were in vain" if ended_early else ""
     return f"The run in {folder} is finished ({steps} steps{early}). Its model: {folder / 'export'}.{seen}"
+
+
+def decides_export(config: TrainConfig) -> list[str]:
+    """List the options that decide what is exported. Those of a choice do so only where checkpoints are scored."""
+    found = marked(type(config), Resume.EXPORTED)
+    return found if config.evaluate.every else [name for name in found if not name.startswith("evaluate.")]
 
 
 def ends_early(config: TrainConfig, status: Status, checkpoints: Sequence[Path]) -> bool:

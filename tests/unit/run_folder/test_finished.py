@@ -97,6 +97,17 @@ def test_another_name_or_number_format_is_exported(options: tuple[str, str], out
     assert f"-> {options[1]}" in said[0]
 
 
+@pytest.mark.parametrize("changed", [("--evaluate.limits.drift", "0.6"), ("--evaluate.goal", "subject")])
+def test_another_rule_exports_a_scored_run_again_and_leaves_others(changed: tuple[str, str], out: Path) -> None:
+    said: list[str] = []
+    assert "is finished" in (finished_message(config_of(out, *changed), said.append) or "") and said == []
+    scored = ("--evaluate.every", "2")
+    (out / "config.yaml").write_text(dump(config_of(out, *scored)))
+    assert "is finished" in (finished_message(config_of(out, *scored), said.append) or "") and said == []
+    assert finished_message(config_of(out, *scored, *changed), said.append) is None
+    assert f"{changed[0].removeprefix('--')} " in said[0] and f"-> {changed[1]}" in said[0]
+
+
 def test_other_options_are_seen_without_config_yaml(out: Path) -> None:
     (out / "config.yaml").rename(out / "checkpoints" / "step_000006" / "config.yaml")
     with pytest.raises(ValueError, match=r"lora\.rank"):
