@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.font_manager  # noqa: F401  (its first import on a machine asks fontconfig, a process)
 import numpy as np
 import pytest
 import torch
