@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.support.jobs import FSDP, completed_job
-from tests.support.runs import TINY, Options, final_state, metrics, without_lora
+from tests.support.runs import TINY, Options, distance, final_state, metrics, without_lora
 from tests.tiny.sd import save_pictures, save_pipeline
 
 Part = tuple[int, bool]
@@ -40,14 +40,6 @@ def trained(recipe: str, options: Options, parts: Sequence[Part], steps: int, fo
         until = {"train.steps": steps * number // len(parts), "output.folder": folder / "out"}
         completed_job(recipe, options | until, folder, num=num, environment=FSDP if is_sharded else None)
     return folder / "out"
-
-
-def distance(folder: Path, other: Path) -> float:
-    """Return the relative distance of all trained weights together."""
-    found, wanted = final_state(folder), final_state(other)
-    names = [name for name in wanted if name.startswith("trained.")]
-    apart = sum(float((found[name].double() - wanted[name].double()).square().sum()) for name in names)
-    return (apart / sum(float(wanted[name].double().square().sum()) for name in names)) ** 0.5
 
 
 def loss_difference(folder: Path, other: Path) -> float:
@@ -78,7 +70,7 @@ def main() -> None:
             alone = trained(recipe, own, ((1, False),), chosen.steps, folder / "alone")
             for way, parts in WAYS.items():
                 run = trained(recipe, own, parts, chosen.steps, folder / way.replace(" ", "-"))
-                far, loss = distance(run, alone), loss_difference(run, alone)
+                far, loss = distance(final_state(run), final_state(alone)), loss_difference(run, alone)
                 print(f"{recipe:8s} {way:20s} {far:.1e}    {loss:.1e}", flush=True)
 
 

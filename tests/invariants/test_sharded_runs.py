@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
 from finetune.run.checkpoint import load_checkpoint
 from finetune.run_folder.checkpoints import complete_steps
@@ -18,6 +17,7 @@ from tests.support.runs import (
     Options,
     assert_close_metrics,
     completed,
+    distance,
     final_state,
     metrics,
     without_lora,
@@ -37,14 +37,6 @@ def options(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, shared_c
     common |= {"train.steps": STEPS, "train.batch_size": 4, "train.ema_decay": 0.9}
     common |= {"validation.every": 3, "validation.fraction": 0.3}
     return TINY | common | {"optim.lr": 1e-3}
-
-
-def distance(first: dict[str, Tensor], second: dict[str, Tensor], beginning: str) -> float:
-    """Return the relative distance of all tensors together whose names begin so."""
-    assert first.keys() == second.keys()
-    names = [name for name in first if name.startswith(beginning)]
-    difference = sum(float((first[name] - second[name]).square().sum()) for name in names)
-    return (difference / sum(float(second[name].square().sum()) for name in names)) ** 0.5
 
 
 def assert_same_training(folder: Path, other: Path) -> None:

@@ -229,6 +229,14 @@ def final_state(folder: Path) -> dict[str, Tensor]:
     return state
 
 
+def distance(found: dict[str, Tensor], wanted: dict[str, Tensor], beginning: str = "trained.") -> float:
+    """Return the relative distance of all tensors together whose names begin so."""
+    assert found.keys() == wanted.keys()
+    names = [name for name in wanted if name.startswith(beginning)]
+    difference = sum(float((found[name] - wanted[name]).square().sum()) for name in names)
+    return (difference / sum(float(wanted[name].square().sum()) for name in names)) ** 0.5
+
+
 def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
     """Return the names whose values are not equal bit for bit."""
     assert first.keys() == second.keys(), first.keys() ^ second.keys()
