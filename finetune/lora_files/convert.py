@@ -9,7 +9,7 @@ import torch
 from finetune.export.lora import LoRALayer
 from finetune.lora_files.layers import FileLayers, dead_text, read_layers
 from finetune.lora_files.layouts import restored, write_layout
-from finetune.lora_files.options import ConvertConfig
+from finetune.lora_files.options import MERGE_FIRST, ConvertConfig
 from finetune.models import family_named
 from finetune.models.family import ModelSource, Network
 from finetune.models.loading.components import find_family
@@ -50,8 +50,7 @@ def refuse_unconvertible(path: Path, found: FileLayers) -> None:
     if found.expanded:
         raise ValueError(
             f"files: {path.name} has layers of other kinds than plain LoRA ({first_few(sorted(found.expanded))}), "
-            "which these layouts lack. Merge it (finetune lora merge), then make a LoRA of the result: finetune lora "
-            "extract MERGED BASE --rank N."
+            f"which these layouts lack. {MERGE_FIRST}"
         )
     if not found.layers:
         why = dead_text(path.name, found) if found.dead else f"{path.name} has no layers."

@@ -12,6 +12,10 @@ from finetune.config.facts import above_zero, at_least
 from finetune.config.new_outputs import new_output_problems
 from finetune.config.sections import ModelConfig
 
+MERGE_FIRST = (
+    "Merge it (finetune lora merge), then make a LoRA of the result: finetune lora extract MERGED BASE --rank N."
+)
+"""The way out for adapters of other kinds than plain LoRA."""
 OTHER_FILES = {".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft"}
 """Endings of weights that are not written here."""
 

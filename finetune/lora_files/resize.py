@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.config.new_outputs import new_output_problems
 from finetune.export.single_file import DTYPES, Dtype, cast_in_range, write_single_file, write_tensors
-from finetune.lora_files.options import Keep
+from finetune.lora_files.options import MERGE_FIRST, Keep
 from finetune.lora_files.show import read
 from finetune.lora_files.truncate import truncated
 from finetune.plurals import first_few, plural
@@ -150,10 +150,7 @@ def not_plain(path: Path, tensors: Mapping[str, Tensor], names: list[str]) -> st
     kinds = [kind for piece, kind in KINDS.items() if any(own.startswith(piece) for own in pieces)]
     if not kinds:
         return f"{text} Use another file."
-    return (
-        f"{text} It has {kinds[0]}. Merge it (finetune lora merge), then make a LoRA of the result: finetune "
-        "lora extract MERGED BASE --rank N."
-    )
+    return f"{text} It has {kinds[0]}. {MERGE_FIRST}"
 
 
 def new_metadata(metadata: Mapping[str, str], ranks: Mapping[str, int]) -> dict[str, str]:

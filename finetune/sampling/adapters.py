@@ -6,7 +6,7 @@ read by diffusers or peft, whose layers compute beside the weights.
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +110,7 @@ def tuned_layers(
     refuse_two_layouts(path, keys, tuple(f"{prefix}_" for prefix in (*family.kohya_prefixes.values(), ANY_PREFIX)))
     parts = pipeline_names(family.pipeline(components), components)
     refuse_other_parts(path, keys, set(parts.values()), family.title)
-    with said_by_diffusers(path, warnings):
+    with said_by_diffusers(path, keys, warnings):
         if path.is_dir():
             for part, own in parts.items():
                 if (path / own).is_dir():
@@ -145,9 +145,8 @@ def has_strength(layer: object) -> bool:
 
 
 @contextmanager
-def said_by_diffusers(path: Path, warnings: list[str]) -> Iterator[None]:
+def said_by_diffusers(path: Path, keys: Collection[str], warnings: list[str]) -> Iterator[None]:
     """Collect what diffusers warns of while it loads a file. A part of the model that the file lacks is not a fault."""
-    keys = set[str]() if path.is_dir() else file_keys(path)
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
