@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    KwargsHandler,
+)
 from torch.distributed import PrefixStore, Store, register_rendezvous_handler, rendezvous
 from torch.distributed.distributed_c10d import _get_default_store
 
@@ -20,7 +26,7 @@ from finetune.models.kernels import refuse_without_kernel, use_tf32
 from finetune.processes.launch_request import launcher, refuse_launch
 from finetune.processes.meeting import meet
 from finetune.processes.ranks import LostProcess, is_lost_connection, join, refuse_differences
-from finetune.processes.sharding_request import hidden_from_accelerate
+from finetune.processes.sharding_request import hidden_from_accelerate, is_requested
 from finetune.run.threads import share_cores
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
@@ -50,12 +56,17 @@ def make_accelerator(config: TrainConfig, data_fingerprint: str) -> Accelerator:
     # default (read in torch 2.13, not run on a GPU).
     group = InitProcessGroupKwargs(init_method=f"{SCHEME}://", timeout=timedelta(seconds=seconds))
     # No buffer of a denoiser changes in training, and gradients need not be copied out of what is exchanged.
-    parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    handlers: list[KwargsHandler] = [
+        group,
+        DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+    ]
+    if is_requested(os.environ):  # else every process would keep the whole model in 16 bits until the forward pass ends
+        handlers.append(AutocastKwargs(cache_enabled=False))
     try:
         # Without cpu=True, Accelerate 1.15 makes of several CPU processes so many single ones.
         with hidden_from_accelerate():  # the denoiser is sharded in setup, the same way on all devices
             accelerator = Accelerator(
-                cpu=not torch.cuda.is_available(), dataloader_config=loading, kwargs_handlers=[group, parallel]
+                cpu=not torch.cuda.is_available(), dataloader_config=loading, kwargs_handlers=handlers
             )
     except RuntimeError as error:
         if not is_lost_connection(error):
