@@ -1,12 +1,13 @@
 """Planned against measured memory of training steps on a CPU.
 
-    python benchmarks/plan_memory.py [--width 96] [--resolution 256] [--steps 3]
+    python benchmarks/plan_memory.py [--width 96] [--resolution 256] [--steps 3] [--processes 2]
 
 The model has SD 1.5's U-Net topology at a fraction of its width (320), with random weights. Each variant runs in a
 process of its own: it notes its resident memory when all is imported, attaches the method, and takes real steps with
 the project's own optimizer on random latents. Measured is the highest resident memory during the steps beyond the noted
 one (VmHWM, cleared before them). Small blocks are returned to the system (MALLOC_TRIM_THRESHOLD_), so what is measured
-is what is in use. The plan is that of `finetune plan` for the same method and options.
+is what is in use. The plan is that of `finetune plan` for the same method and options. Several processes share the
+weights (FSDP2), and the first is measured.
 """
 
 import argparse
@@ -36,8 +37,19 @@ def resident(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def measure(options: dict[str, Any], width: int, resolution: int, steps: int) -> tuple[int, int]:
-    """Return planned and measured bytes; runs alone in a process."""
+def measure_shared(rank: int, num: int, results: Any, *arguments: Any) -> None:
+    """Measure as one of several processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    found = measure(*arguments, num)
+    if rank == 0:
+        results.put(found)
+    torch.distributed.destroy_process_group()
+
+
+def measure(options: dict[str, Any], width: int, resolution: int, steps: int, num: int = 1) -> tuple[int, int]:
+    """Return planned and measured bytes; runs alone in a process, or as one of `num`."""
+    from accelerate import Accelerator
     from diffusers import UNet2DConditionModel
 
     from finetune.config.parse.command_line import parse
@@ -45,13 +57,16 @@ def measure(options: dict[str, Any], width: int, resolution: int, steps: int) ->
     from finetune.config.recipes import LoRATrainConfig
     from finetune.methods.full import Full
     from finetune.methods.lora.method import LoRA
+    from finetune.models.blocks import sharded_blocks
     from finetune.models.families.sd import StableDiffusion
     from finetune.models.family import Components
     from finetune.models.prompts import Prompts
     from finetune.models.stored import cast_and_move
     from finetune.optim.build import build_optimizer
-    from finetune.optim.ema import trained_parameters
+    from finetune.processes.sharding_request import Sharding
+    from finetune.setup.sharding import shard
     from finetune.sizing.optimizer_state import state_bytes
+    from finetune.sizing.parts import in_parts, num_bytes
     from finetune.sizing.step import Precision, built_network, denoising_step
 
     torch.set_num_threads(1)
@@ -71,14 +86,15 @@ def measure(options: dict[str, Any], width: int, resolution: int, steps: int) ->
     exact = Precision(torch.float32, "cpu")
     network: Any = built_network(family, components(unet), method, config, exact)
     prompts = Prompts(torch.empty(shape[0], 77, 768, device="meta"))
-    frees = config.optim.in_backward
-    step = denoising_step(network, prompts, shape, config, exact, frees_gradients=frees)
-    trained = list(trained_parameters(network).values())
-    weights = sum(p.numel() * p.itemsize for p in network.parameters())
+    frees = config.optim.in_backward or num > 1
+    step = denoising_step(network, prompts, shape, config, exact, frees_gradients=frees, num_sharing=num)
+    held = in_parts(network, unet, sharded_blocks(family, unet), num, reshards=True)
     passes = step.peak if frees else max(step.peak, step.gradients)
-    planned = weights + state_bytes(trained, config.optim) + passes
+    passes += held.gathered if num > 1 else 0
+    planned = num_bytes(held.trained) + num_bytes(held.frozen) + state_bytes(held.trained, config.optim) + passes
 
     warm_up()
+    accelerator = Accelerator(cpu=True) if num > 1 else None
     before = resident("VmRSS")
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**sizes).requires_grad_(False)
@@ -87,6 +103,8 @@ def measure(options: dict[str, Any], width: int, resolution: int, steps: int) ->
     cast_and_move(network, trained=torch.float32, frozen=torch.float32, device=torch.device("cpu"))
     if config.train.gradient_checkpointing:
         network.checkpoint_gradients()
+    if accelerator is not None:
+        shard(network, family, accelerator.device, num, Sharding(reshards=True))
     optimizer = build_optimizer(method.param_groups(network.train(), config.optim), config.optim)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     prompts = replace(prompts, embeddings=torch.randn(shape[0], 77, 768))
@@ -111,6 +129,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="variants (all)")
     options = parser.parse_args()
     os.environ["MALLOC_TRIM_THRESHOLD_"] = os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
@@ -118,8 +137,17 @@ def main() -> None:
     print(f"{'':28} planned MB  measured MB  ratio")
     for name in options.only or VARIANTS:
         arguments = (VARIANTS[name], options.width, options.resolution, options.steps)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            planned, measured = pool.apply(measure, arguments)
+        if options.processes > 1 and "optim.in_backward" in VARIANTS[name]:
+            continue  # refused with several processes
+        processes = multiprocessing.get_context("spawn")
+        if options.processes > 1:
+            results = processes.SimpleQueue()
+            spawned = (options.processes, results, *arguments)
+            torch.multiprocessing.spawn(measure_shared, spawned, options.processes)  # pyright: ignore
+            planned, measured = results.get()
+        else:
+            with processes.Pool(1) as pool:
+                planned, measured = pool.apply(measure, arguments)
         print(f"{name:28} {planned / 1e6:10.0f} {measured / 1e6:12.0f} {planned / measured:6.2f}", flush=True)
 
 

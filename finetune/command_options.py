@@ -77,6 +77,7 @@ def add_records(commands: Commands) -> None:
 
 PLAN_VALUES = ("--processes", "--memory-gb", "--step-seconds", "--device", "--precision")
 """Options of `finetune plan` that have a value."""
+PLAN_FLAGS = ("--sharded", "--json")
 
 
 def add_plan(commands: Commands) -> None:
@@ -89,6 +90,7 @@ def add_plan(commands: Commands) -> None:
     plan.add_argument("--device", choices=("cuda", "cpu"), help="what the run will use (that of this machine)")
     what = "mixed precision of the launch (bf16 on cuda, no on cpu)"
     plan.add_argument("--precision", choices=("bf16", "fp16", "no"), help=what)
+    plan.add_argument("--sharded", action="store_true", help="the launch is that of accelerate_configs/fsdp2.yaml")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
     plan.add_argument("recipe", help="module of the recipe, such as recipes.lora, or its last part")
     plan.add_argument("options", nargs=argparse.REMAINDER, help="options of the recipe")
@@ -103,7 +105,7 @@ def plan_words(words: Sequence[str]) -> list[str]:
     rest: list[str] = []
     remaining = iter(words[1:])
     for word in remaining:
-        is_own = word.partition("=")[0] in (*PLAN_VALUES, "--json")
+        is_own = word.partition("=")[0] in (*PLAN_VALUES, *PLAN_FLAGS)
         (own if is_own else rest).append(word)
         if word in PLAN_VALUES:
             own += [value for value in [next(remaining, None)] if value is not None]

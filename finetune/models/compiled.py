@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from finetune.models.blocks import named_blocks
 from finetune.models.family import ModelFamily
 from finetune.models.interfaces import Denoiser
 
@@ -56,11 +57,6 @@ def repeated_blocks(family: ModelFamily, denoiser: Denoiser) -> Sequence[nn.Modu
             f"train.compile: got blocks, but {type(denoiser).__name__} does not name its repeated blocks. Use none."
         )
     return found
-
-
-def named_blocks(family: ModelFamily, denoiser: nn.Module) -> Sequence[str]:
-    """List the classes of the repeated blocks, where they are known."""
-    return family.repeated_blocks or getattr(denoiser, "_repeated_blocks", None) or ()
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def optimize(run: Run, model: LoadedModel, network: Network | AutoencoderNetwork
     """Return network, optimizer and averages, in the checkpoint's state if any."""
     config, accelerator = run.config, run.accelerator
     if run.sharding is not None:
-        shard(network, run.family, accelerator, run.sharding)
+        shard(network, run.family, accelerator.device, accelerator.num_processes, run.sharding)
     trained = list(trained_parameters(network).values())
     counts = {"trained": sum(parameter.numel() for parameter in trained), "frozen": num_frozen(network)}
     run.say(f"{counts['trained']:,} parameters are trained, {counts['frozen']:,} of the same network are not.")

@@ -13,6 +13,7 @@ from finetune.files import lock_folder
 from finetune.models import family_named
 from finetune.models.family import ModelSource
 from finetune.models.loading.components import find_family
+from finetune.planning.sharded_options import refuse_unsharded
 from finetune.processes.ranks import ranks
 from finetune.processes.sharding_request import is_requested, requested_sharding
 from finetune.run.device import device_warnings, make_accelerator, refuse_unfit
@@ -20,7 +21,6 @@ from finetune.run.resume import find_checkpoint
 from finetune.run.saving.write_checkpoint import remove_leftovers
 from finetune.run_folder.options import check_output, refuse_separate_folders
 from finetune.session import Run
-from finetune.setup.sharding import refuse_unsharded
 
 
 @contextmanager

@@ -23,6 +23,8 @@ class PlanOptions:
     recipe: str
     options: Sequence[str]
     processes: int = 1
+    sharded: bool = False
+    """The launch is that of accelerate_configs/fsdp2.yaml."""
     memory_gb: float | None = None
     """Of the device, in 10^9 bytes."""
     step_seconds: float | None = None
@@ -39,6 +41,8 @@ def plan(options: PlanOptions, say: Callable[[str], None]) -> None:
     for name, number in (("memory-gb", options.memory_gb), ("step-seconds", options.step_seconds)):
         if number is not None and not number > 0:
             raise ValueError(f"plan: got --{name} {number:g}, expected a number above 0.")
+    if options.sharded and options.processes < 2:
+        raise ValueError("plan: got --sharded with one process, expected --processes 2 or more.")
     found = read_plan(options.recipe, options.options, options.processes)
     seconds, source = seconds_per_step(found.config, options.step_seconds)
     sizes, without = sized(found, options)
@@ -67,7 +71,7 @@ def sized(found: Plan, options: PlanOptions) -> "tuple[Sizes | None, str]":
     from finetune.sizing.model import NotHere
 
     try:
-        return measure(found, options.device, options.precision, options.memory_gb), ""
+        return measure(found, options.device, options.precision, options.memory_gb, is_sharded=options.sharded), ""
     except NotHere as absent:
         return None, f"Memory: unknown. {absent}"
 

@@ -7,6 +7,7 @@ import torch
 
 from finetune.config.train import TrainConfig
 from finetune.planning.ladder import LADDER, Options, Rung, with_rung
+from finetune.planning.sharded_options import sharding_conflicts
 from finetune.sizing.memory import MemoryEstimator
 
 LEAST_SAVED = 0.01
@@ -32,7 +33,7 @@ def climb(estimator: MemoryEstimator, config: TrainConfig, limit: int | None) ->
             return
         is_bf16 = estimator.precision.dtype == torch.bfloat16
         changed = with_rung(config, rung, num_processes=estimator.num_processes, is_bf16=is_bf16)
-        if changed is None:
+        if changed is None or (estimator.sharding is not None and any(sharding_conflicts(changed))):
             continue
         now = estimator.memory(changed).most
         if most - now < LEAST_SAVED * most:

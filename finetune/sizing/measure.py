@@ -14,7 +14,9 @@ from finetune.config.train import TrainConfig
 from finetune.methods.base import TuningMethod
 from finetune.planning.ladder import option_lines
 from finetune.planning.plan import Plan
+from finetune.planning.sharded_options import refuse_unsharded
 from finetune.plurals import plural
+from finetune.processes.sharding_request import Sharding
 from finetune.run.device import COMPUTE_DTYPES
 from finetune.sizing.autocast import Device
 from finetune.sizing.disk import CacheBytes, cache_bytes
@@ -39,6 +41,8 @@ class Sizes:
     pixels_per_latent: int
     device: Device
     precision: str
+    num_processes: int
+    is_sharded: bool
     size: tuple[int, int]
     """The largest size of images."""
     batch_size: int
@@ -61,6 +65,8 @@ class Sizes:
             "model": self.title,
             "device": self.device,
             "precision": self.precision,
+            "processes": self.num_processes,
+            "is_sharded": self.is_sharded,
             "largest_bucket": self.size,
             "flops_per_image": self.flops,
             "memory": memory,
@@ -73,7 +79,12 @@ class Sizes:
         memory, (width, height) = self.memory, self.size
         yield f"{self.title}: {memory.num_trained:,} parameters train, {memory.num_frozen:,} beside them do not."
         where = "a GPU" if self.device == "cuda" else "a CPU"
-        yield f"Memory on {where} with mixed precision {self.precision}, in GB (10^9 bytes), beyond the empty process:"
+        each = f" in each of {self.num_processes} processes" if self.num_processes > 1 else ""
+        shared = " that share the denoiser's weights (FSDP2)" if self.is_sharded else ""
+        yield (
+            f"Memory on {where}{each}{shared} with mixed precision {self.precision}, in GB (10^9 bytes), beyond the "
+            "empty process:"
+        )
         activations = memory.passes - min(memory.passes, memory.gradients)
         rows = {
             "weights": memory.weights,
@@ -88,7 +99,7 @@ class Sizes:
         yield f"  training             {memory.training / GB:8.3f}  at the worst moment of a step, {images} in a pass"
         yield f"  encoding images      {memory.images / GB:8.3f}"
         yield f"  encoding captions    {memory.captions / GB:8.3f}"
-        yield f"Host memory: about {size_text(memory.host)} for weights that are read, kept or exported."
+        yield f"Host memory: about {size_text(memory.host)}{each} for weights that are read, kept or exported."
         yield f"Arithmetic: {self.flops / 1e12:.3g} TFLOPs in training on one image of {width}x{height}."
         caches = self.caches
         yield (
@@ -113,7 +124,8 @@ class Sizes:
         if limit_gb is None:
             return
         if not self.ladder or self.ladder[-1].most > limit_gb * GB:
-            yield "It does not fit with all of these. Lower data.resolution, or use a device with more memory."
+            spread = "" if self.is_sharded else ", or share the weights: plan with --processes NUM --sharded"
+            yield f"It does not fit with all of these. Lower data.resolution, or use a device with more memory{spread}."
             return
         changed = {key: value for step in self.ladder for key, value in step.options.items()}
         yield f"With these options it fits: {' '.join(option_lines(changed))}"
@@ -124,12 +136,17 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes / GB:.3g} GB" if num_bytes >= GB / 10 else f"{num_bytes / 1e6:.3g} MB"
 
 
-def measure(plan: Plan, device: str | None, precision: str | None, limit_gb: float | None) -> Sizes:
-    """Build the model on the meta device, and count. Raises ValueError where the recipe would refuse the model."""
+def measure(
+    plan: Plan, device: str | None, precision: str | None, limit_gb: float | None, *, is_sharded: bool = False
+) -> Sizes:
+    """Build the model on the meta device, and count. Raises ValueError where the recipe would refuse the model or the
+    sharded launch."""
     assert plan.recipe.method is not None
     place = cast("Device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     named = precision or PRECISIONS[place]
     exact = Precision(COMPUTE_DTYPES[named], place)
+    if is_sharded:
+        refuse_unsharded(plan.config, named)
     model = read_model(plan.config)
     refuse_longer_sides(
         [(bucket.width, bucket.height) for bucket in plan.buckets], model.family.longest_side(model.components)
@@ -139,7 +156,8 @@ def measure(plan: Plan, device: str | None, precision: str | None, limit_gb: flo
     tuning.check(model.family, model.components)
     largest = max(plan.buckets, key=lambda bucket: bucket.width * bucket.height)
     size = largest.width, largest.height
-    estimator = MemoryEstimator(model, method, size, exact, plan.num_processes)
+    sharding = Sharding(reshards=True) if is_sharded else None
+    estimator = MemoryEstimator(model, method, size, exact, plan.num_processes, sharding)
     limit = None if limit_gb is None else round(limit_gb * GB)
     return Sizes(
         model.family.title,
@@ -147,6 +165,8 @@ def measure(plan: Plan, device: str | None, precision: str | None, limit_gb: flo
         model.family.pixels_per_latent(model.components.vae),
         place,
         named,
+        plan.num_processes,
+        is_sharded,
         size,
         plan.config.train.batch_size,
         training_flops(model.family, model.components, tuning, plan.config.seed, [size])[size],

@@ -1,7 +1,7 @@
 """Bytes that a run needs on its device and in host memory."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,11 +10,13 @@ from torch import nn
 from finetune.batches.encoder import images_together
 from finetune.config.train import TrainConfig
 from finetune.methods.base import TuningMethod
+from finetune.models.blocks import sharded_blocks
 from finetune.models.family import AutoencoderNetwork
-from finetune.optim.ema import trained_parameters
+from finetune.processes.sharding_request import Sharding
 from finetune.sizing.model import SizedModel
 from finetune.sizing.optimizer_state import state_bytes
 from finetune.sizing.packing import Packing, packing
+from finetune.sizing.parts import Held, in_parts, num_bytes
 from finetune.sizing.step import (
     Precision,
     StepBytes,
@@ -30,11 +32,13 @@ ROUNDED_UPDATE = 20
 """Bytes per element of the largest weight while an update is rounded to bfloat16 (benchmarks/full_memory.py)."""
 Size = tuple[int, int]
 """Width and height of images."""
+Counts = tuple[int, int]
+"""Numbers of trained and of frozen parameters."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run, beyond those of the empty process."""
+    """Bytes of a run on each process, beyond those of the empty one."""
 
     num_trained: int
     """Parameters of the network, one that is used twice counted once."""
@@ -54,7 +58,7 @@ class Memory:
     captions: int
     """While captions are encoded."""
     host: int
-    """Host memory at the worst moment: weights that are read, kept or exported."""
+    """Host memory of each process at the worst moment: weights that are read, kept or exported."""
 
     @property
     def training(self) -> int:
@@ -77,35 +81,35 @@ class MemoryEstimator:
         size: Size,
         precision: Precision,
         num_processes: int = 1,
+        sharding: Sharding | None = None,
     ) -> None:
         self.model, self.method, self.size = model, method, size
-        self.precision, self.num_processes = precision, num_processes
-        self._steps: dict[tuple[object, ...], tuple[StepBytes, list[nn.Parameter], list[nn.Parameter]]] = {}
+        self.precision, self.num_processes, self.sharding = precision, num_processes, sharding
+        self._steps: dict[tuple[object, ...], tuple[StepBytes, Counts, Held]] = {}
         together = images_together(*size) if precision.device == "cuda" else 1
         self._encoding = encoding_bytes(model.components.vae, together, size)
 
     def memory(self, config: TrainConfig) -> Memory:
         """Estimate a config. It differs from the model's in options that save memory alone."""
         method = cast("TuningMethod", self.method(config))
-        step, trained, frozen = self._step(config, method)
-        components, precision = self.model.components, self.precision
+        step, counts, held = self._step(config, method)
+        components, precision, trained = self.model.components, self.precision, held.trained
         packed = packing(components.denoiser, config.model, precision.dtype)
-        weights = num_bytes(trained) + num_bytes(frozen) - packed.saved
+        weights = num_bytes(trained) + num_bytes(held.frozen) - packed.saved
         vae, texts = FLOAT32 * count(components.vae), FLOAT32 * sum(map(count, components.text_encoders))
         others = (0 if config.cache.latents else vae) + (0 if config.cache.text or in_network(method) else texts)
         average = FLOAT32 * sum(p.numel() for p in trained) if config.train.ema_decay is not None else 0
         is_on_device = config.train.ema_device == "same" or precision.device == "cpu"
         optimizer = state_bytes(trained, config.optim)
-        passes = self._passes(config, step, trained) + packed.unpacking
-        held = weights + optimizer + (average if is_on_device else 0) + others
-        live = self._encoding + (vae if config.cache.latents else held)
+        passes = self._passes(config, step, trained) + packed.unpacking + held.gathered
+        kept = weights + optimizer + (average if is_on_device else 0) + others
+        live = self._encoding + (vae if config.cache.latents else kept)
         return Memory(
-            sum(p.numel() for p in trained),
-            sum(p.numel() for p in frozen),
+            *counts,
             weights,
             optimizer,
             average if is_on_device else 0,
-            step.gradients,
+            num_bytes(trained) if self.sharding is not None else step.gradients,
             passes,
             others,
             live,
@@ -113,9 +117,7 @@ class MemoryEstimator:
             self._host(config, method, packed, 0 if is_on_device else average),
         )
 
-    def _step(
-        self, config: TrainConfig, method: TuningMethod
-    ) -> tuple[StepBytes, list[nn.Parameter], list[nn.Parameter]]:
+    def _step(self, config: TrainConfig, method: TuningMethod) -> tuple[StepBytes, Counts, Held]:
         train, optim = config.train, config.optim
         frees = optim.in_backward or self.num_processes > 1
         key = (
@@ -128,13 +130,23 @@ class MemoryEstimator:
             network = built_network(family, components, method, config, self.precision)
             assert not isinstance(network, AutoencoderNetwork), "recipes that train autoencoders have several methods"
             prompts = condition(family, components, shape, text_encoder_is_trained=in_network(method))
-            step = denoising_step(network, prompts, shape, config, self.precision, frees_gradients=frees)
-            trained = list(trained_parameters(network).values())
-            frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
-            self._steps[key] = step, trained, frozen
+            num = 1 if self.sharding is None else self.num_processes
+            step = denoising_step(
+                network, prompts, shape, config, self.precision, frees_gradients=frees, num_sharing=num
+            )
+            weights = list(network.parameters())
+            trained = [parameter for parameter in weights if parameter.requires_grad]
+            held = Held(trained, [parameter for parameter in weights if not parameter.requires_grad])
+            counts = sum(p.numel() for p in trained), sum(p.numel() for p in held.frozen)
+            if self.sharding is not None:
+                blocks, denoiser = sharded_blocks(family, network.denoiser), network.denoiser
+                held = in_parts(network, denoiser, blocks, self.num_processes, reshards=self.sharding.reshards)
+            self._steps[key] = step, counts, held
         return self._steps[key]
 
-    def _passes(self, config: TrainConfig, step: StepBytes, trained: list[nn.Parameter]) -> int:
+    def _passes(self, config: TrainConfig, step: StepBytes, trained: Sequence[nn.Parameter]) -> int:
+        if self.sharding is not None:
+            return step.peak
         largest = max(parameter.numel() for parameter in trained)
         update = ROUNDED_UPDATE * largest if config.optim.weights != "fp32" else 0
         if config.optim.in_backward:
@@ -162,8 +174,3 @@ def in_network(method: TuningMethod) -> bool:
 def count(module: nn.Module) -> int:
     """Count the parameters, one that is used twice once."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def num_bytes(parameters: list[nn.Parameter]) -> int:
-    """Count the bytes of parameters."""
-    return sum(parameter.numel() * parameter.itemsize for parameter in parameters)

@@ -16,6 +16,7 @@ from finetune.models.stored import cast_and_move
 from finetune.run.device import TRAINED_DTYPES
 from finetune.sizing.autocast import Device, MetaAutocast, recompute_with_casts
 from finetune.sizing.live_bytes import LiveBytes
+from finetune.sizing.parts import part
 
 META = torch.device("meta")
 
@@ -99,20 +100,30 @@ def denoising_step(
     precision: Precision,
     *,
     frees_gradients: bool,
+    num_sharing: int = 1,
 ) -> StepBytes:
     """Run the forward and backward passes of a step. Latents of a pass have the shape [B C H W]. `frees_gradients`
-    drops each one when it is complete, as updates in the backward pass do."""
+    drops each one when it is complete, as updates in the backward pass do. Of several processes that share the denoiser
+    (FSDP2), each keeps a part."""
     noisy, target = (torch.empty(shape, device=META) for _ in range(2))
     t = torch.zeros(shape[0], dtype=torch.long, device=META)
 
     def loss() -> Tensor:
-        with MetaAutocast(precision.autocast, precision.device):
+        with MetaAutocast(precision.autocast, precision.device, keeps_weights=num_sharing == 1):
             predicted = network(noisy, t, prompts)
         return (predicted.float() - target).square().mean()
 
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    freed = parameters if frees_gradients else []
-    handles = [parameter.register_post_accumulate_grad_hook(free) for parameter in freed]
+    shared = {id(parameter) for parameter in network.denoiser.parameters()} if num_sharing > 1 else set[int]()
+    parts: dict[int, Tensor] = {}
+
+    def complete(parameter: Tensor) -> None:
+        if id(parameter) in shared:
+            parts[id(parameter)] = part(parameter, num_sharing)
+        if id(parameter) in shared or frees_gradients:
+            parameter.grad = None
+
+    handles = [parameter.register_post_accumulate_grad_hook(complete) for parameter in parameters]
     with LiveBytes() as held:
         for _ in range(min(config.train.accumulation, 2)):  # later passes are like the second
             torch.autograd.backward(loss())
@@ -121,11 +132,6 @@ def denoising_step(
     network.zero_grad()
     sizes = [parameter.numel() * parameter.itemsize for parameter in parameters]
     return StepBytes(held.peak, max(sizes) if config.optim.in_backward else sum(sizes))
-
-
-def free(parameter: Tensor) -> None:
-    """Drop a gradient, as an update in the backward pass does."""
-    parameter.grad = None
 
 
 def encoding_bytes(vae: nn.Module, num: int, size: tuple[int, int]) -> int:

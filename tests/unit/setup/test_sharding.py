@@ -8,7 +8,7 @@ from finetune.config.optim import OptimConfig
 from finetune.config.recipes import LoRATrainConfig
 from finetune.config.sections import DataConfig, ModelConfig
 from finetune.config.train import LoopConfig, OutputConfig
-from finetune.setup.sharding import refuse_unsharded
+from finetune.planning.sharded_options import refuse_unsharded
 
 CONFIG = LoRATrainConfig(ModelConfig("model"), DataConfig("images"), OutputConfig(Path("out")))
 

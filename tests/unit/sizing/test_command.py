@@ -26,7 +26,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_own_options_are_read_before_or_after_the_recipes() -> None:
-    own = ["--memory-gb", "8", "--json"]
+    own = ["--memory-gb", "8", "--sharded", "--json"]
     recipes = ["lora", "--train.steps", "5", "--config", "sd15_lora_style"]
     assert plan_words(["plan", *recipes[:3], *own, *recipes[3:]]) == ["plan", *own, *recipes]
     assert plan_words(["plan", *recipes, "--step-seconds=2"]) == ["plan", "--step-seconds=2", *recipes]
@@ -87,3 +87,30 @@ def test_a_started_run_has_measured_its_steps(images: Path, tmp_path: Path) -> N
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "elapsed_seconds": 5.0}\n{"step": 20, "ela')
     printed = planned(images, "--output.folder", str(tmp_path), *FITTING, **LARGE)
     assert "steps of 0.5 s (measured in" in printed
+
+
+def test_processes_that_share_the_weights_hold_less_each(images: Path) -> None:
+    options = (*FITTING, "--optim.name", "adamw")
+    whole = json.loads(planned(images, *options, recipe="full", processes=4, **LARGE, json=True))
+    shared = json.loads(planned(images, *options, recipe="full", processes=4, sharded=True, **LARGE, json=True))
+    assert shared["is_sharded"] and not whole["is_sharded"]
+    assert shared["memory"]["num_trained"] == whole["memory"]["num_trained"]
+    for name in ("weights", "gradients", "optimizer"):
+        assert shared["memory"][name] == pytest.approx(whole["memory"][name] / 4, rel=0.02)
+    assert shared["memory"]["training"] < whole["memory"]["training"]
+    printed = planned(images, *options, recipe="full", processes=4, sharded=True, **LARGE)
+    assert "in each of 4 processes that share the denoiser's weights (FSDP2)" in printed
+
+
+def test_options_that_cannot_be_shared_are_refused_as_in_the_run(images: Path) -> None:
+    with pytest.raises(ValueError, match="--sharded with one process, expected --processes 2"):
+        planned(images, *FITTING, sharded=True)
+    with pytest.raises(ValueError, match=r"model\.quantization: got nf4 with FSDP"):
+        planned(images, *FITTING, "--model.quantization", "nf4", processes=2, sharded=True)
+
+
+def test_rungs_that_cannot_be_shared_are_left_out(images: Path) -> None:
+    found = json.loads(planned(images, *FITTING, processes=2, sharded=True, device="cpu", json=True))
+    options = {name for rung in found["ladder"] for name in rung["options"]}
+    assert not options & {"model.quantization", "model.offload", "optim.name", "train.ema_device"}
+    assert "--processes NUM --sharded" in planned(images, *FITTING, device="cpu", memory_gb=0.001)
