@@ -48,7 +48,7 @@ def measure_shared(rank: int, num: int, results: Any, *arguments: Any) -> None:
 
 
 def measure(options: dict[str, Any], width: int, resolution: int, steps: int, num: int = 1) -> tuple[int, int]:
-    """Return planned and measured bytes; runs alone in a process, or as one of `num`."""
+    """Return planned and measured bytes. Runs alone in a process, or as one of `num`."""
     from accelerate import Accelerator
     from diffusers import UNet2DConditionModel
 

@@ -18,7 +18,7 @@ from finetune.processes.sharding_request import Sharding
 def shard(
     network: Network | AutoencoderNetwork, family: ModelFamily, device: torch.device, num: int, sharding: Sharding
 ) -> None:
-    """Shard the denoiser's weights onto the devices of `num` processes, block by block. All take part."""
+    """Shard the denoiser's weights over `num` processes, block by block. All take part."""
     if not isinstance(network, Network):
         raise ValueError(
             "FSDP: this stage trains an autoencoder, which is not sharded. Launch it with "

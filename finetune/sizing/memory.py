@@ -38,7 +38,7 @@ Counts = tuple[int, int]
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run on each process, beyond those of the empty one."""
+    """Bytes of a run on each process, beyond the empty one's."""
 
     num_trained: int
     """Parameters of the network, one that is used twice counted once."""

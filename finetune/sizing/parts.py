@@ -1,4 +1,4 @@
-"""Bytes of a denoiser that is sharded over processes (FSDP2), on one of them."""
+"""Bytes of a sharded denoiser (FSDP2) on one of the processes."""
 
 import math
 from collections.abc import Iterable, Sequence

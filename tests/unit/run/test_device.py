@@ -25,7 +25,7 @@ def no_accelerator() -> Iterator[None]:
 @pytest.mark.parametrize("is_sharded", [True, False])
 @pytest.mark.usefixtures("no_accelerator")
 def test_sharded_weights_are_cast_for_a_block_alone(monkeypatch: pytest.MonkeyPatch, is_sharded: bool) -> None:
-    """Kept casts would be the whole model in 16 bits on every process."""
+    """Kept casts would be the whole model on every process."""
     launch = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_CPU": "true"}
     launch |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if is_sharded else {}
     for name, value in launch.items():
