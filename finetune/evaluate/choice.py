@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 RULE = (
     "highest {likeness} likeness among checkpoints whose adherence, drift, leak and memorisation stay within limits; "
 )
-RULE += "where no difference shows (the paired interval contains 0), the latest"
+RULE += "of those that none of the others is shown to exceed (no paired interval is above 0), the latest"
 MUCH_DRIFT = 0.6
 """Drift from which a choice comes with a warning."""
 
@@ -57,7 +57,7 @@ def choose(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> Choice | No
     found = None if runner_up is None else difference(chosen, runner_up, likeness)
     scored = [(row, excess_of(row, limits)) for row in scored_rows(rows, likeness)]
     left_out = [f"{named(row)} ({', '.join(excess)})" for row, excess in scored if excess]
-    reason = reason_for(chosen, best, runner_up, found, likeness)
+    reason = reason_for(chosen, best, runner_up, found, likeness) + later_than(chosen, fitting, likeness)
     if left_out and not over:
         reason += f" Beyond the limits: {'; '.join(left_out)}."
     return Choice(chosen, runner_up, found, reason, tuple(warnings))
@@ -76,9 +76,18 @@ def fitting_rows(rows: Sequence[Row], likeness: str, limits: LimitsConfig) -> li
 
 
 def best_and_equal(fitting: Sequence[Row], likeness: str) -> tuple[Row, list[Row]]:
-    """Find the highest likeness, and rows that show no difference to it."""
+    """Find the highest likeness, and rows that none is shown to exceed.
+
+    The highest one alone decides badly. It is also the luckiest, and its difference to the last one is uncertain.
+    """
     best = max(fitting, key=lambda row: value_of(row, likeness) or 0.0)
-    return best, [row for row in fitting if difference(best, row, likeness).contains_zero]
+    return best, [row for row in fitting if row is best or exceeding(row, fitting, likeness) is None]
+
+
+def exceeding(row: Row, rows: Sequence[Row], likeness: str) -> tuple[Row, Interval] | None:
+    """Find the row that is shown most clearly to exceed another."""
+    found = [(other, difference(other, row, likeness)) for other in rows if other is not row]
+    return max((each for each in found if each[1].low > 0), key=lambda each: each[1].low, default=None)
 
 
 def reason_for(chosen: Row, best: Row, runner_up: Row | None, found: Interval | None, likeness: str) -> str:
@@ -90,6 +99,18 @@ def reason_for(chosen: Row, best: Row, runner_up: Row | None, found: Interval | 
         says = "no difference shows" if found.contains_zero else f"{found.low:+.3f} to {found.high:+.3f}"
         text += f" The runner-up is {named(runner_up)} ({value_of(runner_up, likeness):.3f}; {says})."
     return text
+
+
+def later_than(chosen: Row, fitting: Sequence[Row], likeness: str) -> str:
+    """Say why the last step is not the chosen one."""
+    last = fitting[-1]
+    if last is chosen or last.get("step") is None or (found := exceeding(last, fitting, likeness)) is None:
+        return ""
+    other, by = found
+    return (
+        f" The last one, {named(last)} ({value_of(last, likeness):.3f}), is shown to be below {named(other)} ({by.low:+.3f} to "
+        f"{by.high:+.3f})."
+    )
 
 
 def best_content(choice: Choice, goal: Goal, limits: LimitsConfig) -> dict[str, Any]:

@@ -45,6 +45,17 @@ def test_an_earlier_step_that_is_shown_to_be_better_is_chosen() -> None:
     assert choice is not None and choice.row["step"] == 200
 
 
+def test_a_step_that_another_than_the_highest_exceeds_is_left_out() -> None:
+    """The highest is uncertain, the second one is not: so it was with a run of 800 steps on seven images."""
+    first = cells_row(200, [[1.2, 1.2], [0.9, 1.3], [0.1, 2.6]])
+    second = cells_row(400, [[1.1, 1.1], [1.1, 1.1], [1.2, 1.2]])
+    last = cells_row(800, [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    choice = choose([first, second, last], "style", LIMITS)
+    assert choice is not None and choice.row["step"] == 400
+    assert "No difference shows to step 200" in choice.reason
+    assert "step 800 (1.000), is shown to be below step 400 (+0.1" in choice.reason
+
+
 def test_of_equal_targets_without_steps_the_highest_is_chosen() -> None:
     """Files have no order, so none of them is the latest."""
     files = [row(None, 0.6, spread=0.4) | {"target": "a"}, row(None, 0.59, spread=0.2) | {"target": "b"}]
