@@ -107,10 +107,8 @@ def later_than(chosen: Row, fitting: Sequence[Row], likeness: str) -> str:
     if last is chosen or last.get("step") is None or (found := exceeding(last, fitting, likeness)) is None:
         return ""
     other, by = found
-    return (
-        f" The last one, {named(last)} ({value_of(last, likeness):.3f}), is shown to be below {named(other)} ({by.low:+.3f} to "
-        f"{by.high:+.3f})."
-    )
+    text = f" The last one, {named(last)} ({value_of(last, likeness):.3f}), is shown to be below {named(other)}"
+    return f"{text} ({by.low:+.3f} to {by.high:+.3f})."
 
 
 def best_content(choice: Choice, goal: Goal, limits: LimitsConfig) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_an_earlier_step_that_is_shown_to_be_better_is_chosen() -> None:
 
 
 def test_a_step_that_another_than_the_highest_exceeds_is_left_out() -> None:
-    """The highest is uncertain, the second one is not: so it was with a run of 800 steps on seven images."""
+    """The highest is uncertain, the second one is not."""
     first = cells_row(200, [[1.2, 1.2], [0.9, 1.3], [0.1, 2.6]])
     second = cells_row(400, [[1.1, 1.1], [1.1, 1.1], [1.2, 1.2]])
     last = cells_row(800, [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
