@@ -41,7 +41,7 @@ def measure_shared(rank: int, num: int, results: Any, *arguments: Any) -> None:
     """Measure as one of several processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num), "ACCELERATE_USE_CPU": "true"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-    found = measure(*arguments, num)
+    found = measure(*arguments, num=num)
     if rank == 0:
         results.put(found)
     torch.distributed.destroy_process_group()
