@@ -78,6 +78,7 @@ def add_records(commands: Commands) -> None:
 PLAN_VALUES = ("--processes", "--memory-gb", "--step-seconds", "--device", "--precision")
 """Options of `finetune plan` that have a value."""
 PLAN_FLAGS = ("--sharded", "--json")
+"""Those that have none."""
 
 
 def add_plan(commands: Commands) -> None:

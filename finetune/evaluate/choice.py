@@ -1,6 +1,6 @@
 """The checkpoint to use: the rule over rows of scores. Torch-free, and a function of its arguments alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,9 @@ def choose(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> Choice | No
     fitting = fitting_rows(rows, likeness, limits)
     if not fitting:
         return None
-    best, equal = best_and_equal(fitting, likeness)
-    chosen = best if equal[-1].get("step") is None else equal[-1]
+    best = highest(fitting, likeness)
+    latest = next(row for row in reversed(fitting) if row is best or not is_exceeded(row, fitting, likeness))
+    chosen = best if latest.get("step") is None else latest
     warnings: list[str] = []
     if over := excess_of(chosen, limits):
         warnings.append(f"no checkpoint stays within the limits; this one exceeds them least ({', '.join(over)})")
@@ -75,19 +76,24 @@ def fitting_rows(rows: Sequence[Row], likeness: str, limits: LimitsConfig) -> li
     return fitting or sorted(scored, key=lambda row: sum(excess_of(row, limits).values()))[:1]
 
 
-def best_and_equal(fitting: Sequence[Row], likeness: str) -> tuple[Row, list[Row]]:
-    """Find the highest likeness, and rows that none is shown to exceed.
+def highest(fitting: Sequence[Row], likeness: str) -> Row:
+    """Find the highest likeness."""
+    return max(fitting, key=lambda row: value_of(row, likeness) or 0.0)
+
+
+def is_exceeded(row: Row, rows: Sequence[Row], likeness: str) -> bool:
+    """Tell if another row is shown to exceed this one.
 
     The highest one alone decides badly. It is also the luckiest, and its difference to the last one is uncertain.
     """
-    best = max(fitting, key=lambda row: value_of(row, likeness) or 0.0)
-    return best, [row for row in fitting if row is best or exceeding(row, fitting, likeness) is None]
+    return any(True for _ in exceeding(row, rows, likeness))
 
 
-def exceeding(row: Row, rows: Sequence[Row], likeness: str) -> tuple[Row, Interval] | None:
-    """Find the row that is shown most clearly to exceed another."""
-    found = [(other, difference(other, row, likeness)) for other in rows if other is not row]
-    return max((each for each in found if each[1].low > 0), key=lambda each: each[1].low, default=None)
+def exceeding(row: Row, rows: Sequence[Row], likeness: str) -> Iterator[tuple[Row, Interval]]:
+    """Yield rows that are shown to exceed another, with the difference."""
+    for other in rows:
+        if other is not row and (by := difference(other, row, likeness)).low > 0:
+            yield other, by
 
 
 def reason_for(chosen: Row, best: Row, runner_up: Row | None, found: Interval | None, likeness: str) -> str:
@@ -104,9 +110,10 @@ def reason_for(chosen: Row, best: Row, runner_up: Row | None, found: Interval | 
 def later_than(chosen: Row, fitting: Sequence[Row], likeness: str) -> str:
     """Say why the last step is not the chosen one."""
     last = fitting[-1]
-    if last is chosen or last.get("step") is None or (found := exceeding(last, fitting, likeness)) is None:
+    found = [] if last is chosen or last.get("step") is None else list(exceeding(last, fitting, likeness))
+    if not found:
         return ""
-    other, by = found
+    other, by = max(found, key=lambda each: each[1].low)
     text = f" The last one, {named(last)} ({value_of(last, likeness):.3f}), is shown to be below {named(other)}"
     return f"{text} ({by.low:+.3f} to {by.high:+.3f})."
 
@@ -139,8 +146,10 @@ def should_stop(rows: Sequence[Row], goal: Goal, limits: LimitsConfig, patience:
 
 def plateau_start(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> Row | None:
     """Find the earliest checkpoint after which no improvement shows."""
-    fitting = fitting_rows(rows, LIKENESS[goal], limits)
-    return best_and_equal(fitting, LIKENESS[goal])[1][0] if fitting else None
+    likeness = LIKENESS[goal]
+    fitting = fitting_rows(rows, likeness, limits)
+    best = highest(fitting, likeness) if fitting else None
+    return next((row for row in fitting if row is best or not is_exceeded(row, fitting, likeness)), None)
 
 
 def excess_of(row: Row, limits: LimitsConfig) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -24,10 +25,13 @@ class Interval:
         return self.low <= 0 <= self.high
 
 
+@cache
 def resampled_counts(num: int, purpose: int) -> np.ndarray:
     """Count how often each of `num` is drawn, [R num]. The same arguments give the same counts everywhere."""
     random = np.random.Generator(np.random.PCG64([num, purpose]))
-    return random.multinomial(num, np.full(num, 1 / num), size=NUM_DRAWS)
+    counts = random.multinomial(num, np.full(num, 1 / num), size=NUM_DRAWS)
+    counts.flags.writeable = False
+    return counts
 
 
 def mean_interval(cells: np.ndarray) -> Interval:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.config.evaluate import LIKENESS, Goal, LimitsConfig
-from finetune.evaluate.choice import Row, difference, excess_of, value_of
+from finetune.evaluate.choice import Row, difference, excess_of, highest, value_of
 from finetune.evaluate.results import rounded
 
 LEAST_LIKENESS = 0.5
@@ -27,7 +27,7 @@ def usable_strengths(rows: Sequence[Row], goal: Goal, limits: LimitsConfig) -> d
     if not fitting:
         content |= {"best": None, "usable": None, "reason": "No strength stays within the limits."}
         return rounded(content)
-    top = max(fitting, key=lambda row: value_of(row, name) or 0.0)
+    top = highest(fitting, name)
     equal = [row for row in fitting if difference(top, row, name).contains_zero]
     best = min(equal, key=lambda row: abs(row["strength"] - 1))
     least = LEAST_LIKENESS * (value_of(top, name) or 0.0)

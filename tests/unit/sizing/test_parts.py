@@ -35,18 +35,12 @@ def group() -> Iterator[None]:
 @pytest.mark.parametrize("adapters", [True, False])
 @pytest.mark.usefixtures("group")
 def test_planned_parts_are_those_that_the_first_process_holds(tiny_model: Path, adapters: bool) -> None:
-    source = ModelSource(str(tiny_model))
-    networks = []
-    for components in (on_meta(FAMILY, source), FAMILY.load(source)):
-        method = LoRA(CONFIG.lora) if adapters else Full()
-        if networks:
-            network = method.network(FAMILY, components)
-            method.attach(network, 0)
-        else:
-            network = built_network(FAMILY, components, method, CONFIG, Precision(torch.float32, "cpu"))
-        networks.append(network)
-    planned_on, real = networks
-    held = in_parts(planned_on, planned_on.denoiser, sharded_blocks(FAMILY, planned_on.denoiser), NUM, reshards=True)
+    source, method = ModelSource(str(tiny_model)), LoRA(CONFIG.lora) if adapters else Full()
+    planned_on = built_network(FAMILY, on_meta(FAMILY, source), method, CONFIG, Precision(torch.float32, "cpu"))
+    denoiser = planned_on.denoiser
+    held = in_parts(planned_on, denoiser, sharded_blocks(FAMILY, denoiser), NUM, reshards=True)
+    real = method.network(FAMILY, FAMILY.load(source))
+    method.attach(real, 0)
     shard(real, FAMILY, torch.device("cpu"), NUM, Sharding(reshards=True))
     parts = {True: 0, False: 0}
     for parameter in real.parameters():
